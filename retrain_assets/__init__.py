@@ -13,6 +13,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retrain_assets.errors import (
+        ArtefactRefused,
+        ConfigError,
+        NoModelError,
+        NothingToRollBackTo,
+        RetrainError,
+        SchemaError,
+        StoreUnavailable,
+        TransitionRefused,
+    )
     from retrain_assets.operations.registry import ModelRegistry
     from retrain_assets.serving.engine import DecisionEngine
     from retrain_assets.store.collector import FeedbackCollector
@@ -38,7 +48,20 @@ _PUBLIC = {
     ),
 }
 
-__all__ = ["DecisionEngine", "FeedbackCollector", "ModelRegistry", "__version__", *sorted(_PUBLIC)[3:]]
+__all__ = [
+    "ArtefactRefused",
+    "ConfigError",
+    "DecisionEngine",
+    "FeedbackCollector",
+    "ModelRegistry",
+    "NoModelError",
+    "NothingToRollBackTo",
+    "RetrainError",
+    "SchemaError",
+    "StoreUnavailable",
+    "TransitionRefused",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)

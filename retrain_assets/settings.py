@@ -41,7 +41,9 @@ class _Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A block of the configuration; every field has the documented default."""
 
 
-class FeatureSettings(_Block):
+class FeatureSettings(_Block, frozen=True):
+    """One feature of a task."""
+
     type: Literal["number", "integer", "boolean", "category"]
     min: float | None = None
     max: float | None = None
@@ -69,7 +71,9 @@ def _seed_features() -> dict[str, FeatureSettings]:
     }
 
 
-class ProblemSettings(_Block):
+class ProblemSettings(_Block, frozen=True):
+    """What is automated: actions, features, and how long a task may take."""
+
     name: Name = "backlinks"
     actions: Annotated[list[Text], Meta(min_length=1)] = field(
         default_factory=lambda: ["comment", "profile", "forum", "guest"]
@@ -83,7 +87,9 @@ class ProblemSettings(_Block):
     unknown_columns: Literal["keep", "quarantine"] = "keep"
 
 
-class RetrainSettings(_Block):
+class RetrainSettings(_Block, frozen=True):
+    """When and on what a model is trained, and what it must reach."""
+
     schedule: Literal["weekly"] = "weekly"
     day: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = "sunday"
     time: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
@@ -97,7 +103,9 @@ class RetrainSettings(_Block):
     validation_threshold: Annotated[float, Meta(ge=0)] = 0.80
 
 
-class ModelSettings(_Block):
+class ModelSettings(_Block, frozen=True):
+    """How a model is trained."""
+
     estimator: Literal["hist_gradient_boosting", "logistic_regression"] = "hist_gradient_boosting"
     params: dict[str, Any] = field(default_factory=dict)
     mode: Literal["full", "incremental"] = "full"
@@ -105,19 +113,25 @@ class ModelSettings(_Block):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
-class CanaryThresholds(_Block):
+class CanaryThresholds(_Block, frozen=True):
+    """Limits that a version on trial must meet, judged with evidence."""
+
     min_success_rate: OpenShare = 0.80
     max_error_rate: OpenShare = 0.05
     max_response_time_ms: Positive = 100.0
 
 
-class RollbackThresholds(_Block):
+class RollbackThresholds(_Block, frozen=True):
+    """Limits that production must meet, judged with evidence."""
+
     min_success_rate: OpenShare = 0.75
     max_error_rate: OpenShare = 0.10
     max_response_time_ms: Positive = 200.0
 
 
-class CanarySettings(_Block):
+class CanarySettings(_Block, frozen=True):
+    """How a version is put on trial, and what its promotion asks for."""
+
     enabled: bool = True
     percentage: OpenShare = 0.1
     max_percentage: OpenShare = 0.5
@@ -143,31 +157,41 @@ class CanarySettings(_Block):
         return tuple(self.steps) if self.steps else (self.percentage,)
 
 
-class RollbackSettings(_Block):
+class RollbackSettings(_Block, frozen=True):
+    """Whether and when production is rolled back by itself."""
+
     auto_rollback: bool = True
     thresholds: RollbackThresholds = field(default_factory=RollbackThresholds)
 
 
-class ExplorationSettings(_Block):
+class ExplorationSettings(_Block, frozen=True):
+    """How often an action is tried that is not the best."""
+
     epsilon: Annotated[float, Meta(ge=0, lt=1)] = 0.02
 
 
-class EngineSettings(_Block):
+class EngineSettings(_Block, frozen=True):
+    """The decision engine's refresh and log."""
+
     refresh_seconds: Positive = 0.5
     log_queue: Annotated[int, Meta(ge=1)] = 10_000
     log_full: Literal["block", "drop_oldest_and_count"] = "block"
 
 
-class StorageSettings(_Block):
+class StorageSettings(_Block, frozen=True):
+    """Where outcomes are kept."""
+
     database_url: str | None = None
     outcomes: Literal["database", "csv"] = "database"
 
 
-class NotificationSettings(_Block):
+class NotificationSettings(_Block, frozen=True):
+    """Who is told, beside the log."""
+
     urls: list[Text] = field(default_factory=list)
 
 
-class Config(_Block):
+class Config(_Block, frozen=True):
     """The configuration file: nine blocks, each with its defaults."""
 
     problem: ProblemSettings = field(default_factory=ProblemSettings)
@@ -286,7 +310,7 @@ def resolve(config: Config, config_path: Path | None, *, environ: Mapping[str, s
     return Settings(config=config, config_path=config_path, home=home, database_url=url)
 
 
-def dagster_home(settings: Settings, *, environ: Mapping[str, str] | None = None) -> Path | None:
+def dagster_home(*, environ: Mapping[str, str] | None = None) -> Path | None:
     """The folder DAGSTER_HOME names, when it is set; None leaves the choice to the project's dagster.yaml."""
     environ = os.environ if environ is None else environ
     value = environ.get("DAGSTER_HOME")
@@ -339,7 +363,7 @@ def read_config(data: Any, source: str = "configuration") -> Config:  # noqa: AN
 def _unflatten(data: Mapping[Any, Any]) -> dict[Any, Any]:
     """Accept the flat spelling of the canary block (`canary_enabled`, ...), at the top or inside the block."""
     known = CanarySettings.__struct_fields__
-    flat = {f"canary_{key}": key for key in known}
+    flat: dict[Any, Any] = {f"canary_{key}": key for key in known}
     result: dict[Any, Any] = {k: v for k, v in data.items() if k not in flat}
     canary = result.get("canary")
     moved = {flat[k]: v for k, v in data.items() if k in flat}
@@ -394,9 +418,11 @@ def _read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:  
         if not isinstance(value, Mapping):
             problems.append(f"{path}: must be a mapping, not {value!r}")
             return None
-        for key in value:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", str(key)):
-                problems.append(f"{path}.{key}: a name starts with a letter and holds letters, digits and _ only")
+        problems.extend(
+            f"{path}.{key}: a name starts with a letter and holds letters, digits and _ only"
+            for key in value
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", str(key))
+        )
         return {str(k): _read_value(arguments[1], v, f"{path}.{k}", problems) for k, v in value.items()}
     try:
         return msgspec.convert(value, hint, strict=True)
@@ -411,11 +437,15 @@ def _contradictions(config: Config) -> list[str]:
     try:
         ZoneInfo(retrain.timezone)
     except (ZoneInfoNotFoundError, ValueError):
-        found.append(f"retrain.timezone: {retrain.timezone!r} is not a known time zone; use a name such as Europe/Berlin")
+        found.append(
+            f"retrain.timezone: {retrain.timezone!r} is not a known time zone; use a name such as Europe/Berlin"
+        )
     if retrain.first_week is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", retrain.first_week):
         found.append(f"retrain.first_week: {retrain.first_week!r} is not a date; write YYYY-MM-DD")
     if retrain.validation_metric in {"accuracy", "roc_auc"} and retrain.validation_threshold > 1:
         found.append(f"retrain.validation_threshold: {retrain.validation_threshold} can never be reached; use 0 to 1")
+    if config.storage.outcomes == "csv":
+        found.append("storage.outcomes: 'csv' is not available in this version; use database, and `retrain import`")
     if canary.percentage > canary.max_percentage:
         found.append(f"canary.percentage: {canary.percentage} is above canary.max_percentage {canary.max_percentage}")
     if list(canary.ramp) != sorted(set(canary.ramp)):

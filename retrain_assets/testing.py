@@ -195,7 +195,10 @@ def seeded_database(
         When all this was done.
     """
     seeded = SeededDatabase(database_url, Path(problem_home), config or Config(), Database(database_url))
-    schema.migrate(seeded.database)
+    if seeded.database.is_sqlite:
+        schema.create_if_empty(seeded.database)  # the same tables as by migration, at a fraction of the time
+    else:
+        schema.migrate(seeded.database)
     with seeded.database.write() as connection:
         published.publish(connection, seeded.config, at)
     if production is not None:

@@ -18,6 +18,9 @@ from retrain_assets.core.promotion import TaskResult
 RESPONSE_TIME_QUANTILE = 0.95
 """Share of decisions that must answer within `max_response_time_ms`."""
 
+RECENT_BLOCKS = 10
+"""Closed blocks over which an alarm is told, and which must meet the limit for it to be over."""
+
 ALARM_EVENTS = {
     "success": EventKind.SUCCESS_RATE_DROP,
     "error": EventKind.ERROR_RATE_INCREASE,
@@ -64,7 +67,8 @@ class ProductionWatch:
     n, good : the open block.
     recent : `[tasks, good per metric]` of the last closed blocks, for the alarm's words.
     tasks : all tasks seen.
-    alarmed : metrics whose alarm was raised; each is raised once.
+    alarmed : metrics whose alarm was raised; it is not raised again until the last `RECENT_BLOCKS` blocks meet
+        the limit, when a new incident can begin.
     """
 
     detectors: Mapping[str, LimitDetector]
@@ -102,8 +106,10 @@ class ProductionWatch:
         return watch, alarms
 
     def _closed(self) -> tuple[ProductionWatch, list[Alarm]]:
+        recent = (*self.recent[-(RECENT_BLOCKS - 1) :], (self.n, dict(self.good)))
         detectors = {m: d.update(self.n, self.good[m]) for m, d in self.detectors.items()}
-        recent = (*self.recent[-9:], (self.n, dict(self.good)))
+        over = {m for m in self.alarmed if _meets(detectors[m].limit, recent, m)}
+        detectors |= {m: LimitDetector(detectors[m].limit) for m in over}
         raised = [m for m, d in detectors.items() if d.is_alarm and m not in self.alarmed]
         alarms = [
             Alarm(
@@ -117,7 +123,7 @@ class ProductionWatch:
             for m in raised
         ]
         after = replace(
-            self, detectors=detectors, recent=recent, n=0, good={}, alarmed=self.alarmed | frozenset(raised)
+            self, detectors=detectors, recent=recent, n=0, good={}, alarmed=(self.alarmed - over) | frozenset(raised)
         )
         return after, alarms
 
@@ -147,3 +153,8 @@ class ProductionWatch:
             tasks=data["tasks"],
             alarmed=frozenset(data["alarmed"]),
         )
+
+
+def _meets(limit: float, blocks: Sequence[tuple[int, Mapping[str, int]]], metric: str) -> bool:
+    tasks = sum(n for n, _ in blocks)
+    return len(blocks) >= RECENT_BLOCKS and sum(good[metric] for _, good in blocks) >= limit * tasks

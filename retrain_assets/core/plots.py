@@ -138,7 +138,7 @@ def importance_plot(
         return _png(figure)
 
 
-def walk_forward_plot(weeks: Sequence[Mapping[str, Any]]) -> bytes:
+def walk_forward_plot(weeks: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None) -> bytes:
     """Log loss on the newest rows, week by week.
 
     Parameters
@@ -146,18 +146,17 @@ def walk_forward_plot(weeks: Sequence[Mapping[str, Any]]) -> bytes:
     weeks : sequence of mapping
         In order: `week` (its key), `candidate`, and optionally `production` and `trivial` log loss (nats,
         None where unknown).
+    labels : mapping, optional
+        Other words for `candidate`, `production` and `trivial` in the legend.
     """
+    words = {"candidate": "candidate", "production": "production", "trivial": "constant guess", **(labels or {})}
     with mpl.rc_context(_STYLE):
         figure, (axes,) = _figure(3.0)
-        for key, colour, label in (
-            ("trivial", NEUTRAL, "constant guess"),
-            ("production", PRODUCTION, "production"),
-            ("candidate", CANDIDATE, "candidate"),
-        ):
+        for key, colour in (("trivial", NEUTRAL), ("production", PRODUCTION), ("candidate", CANDIDATE)):
             values = [float("nan") if week.get(key) is None else float(week[key]) for week in weeks]
             if any(value == value for value in values):  # noqa: PLR0124  (false for NaN alone)
                 style = "--" if key == "trivial" else "-"
-                axes.plot(range(len(weeks)), values, style, marker=".", color=colour, label=label)
+                axes.plot(range(len(weeks)), values, style, marker=".", color=colour, label=words[key])
         step = max(1, -(-len(weeks) // 8))
         places = range(0, len(weeks), step)
         axes.set_xticks(places, [str(weeks[place]["week"]) for place in places], rotation=30, ha="right")

@@ -27,6 +27,8 @@ from retrain_assets.core.outcomes import Arm, Result
 
 RECENT_TASKS = 200
 """Production's last tasks that must meet a limit again before an incident ends."""
+COUNTED = ("success", "error", "response_time")
+"""The metrics that count at the task's timeout."""
 TRACE_POINTS = 400
 """Points of the evidence's course that are kept for its picture."""
 
@@ -108,6 +110,7 @@ class TrialState:
     step_started_at : when this step's clock began.
     look : 1, or 2 once extended.
     frozen_since, frozen_hours : the clock stands still during a hold or an incident.
+    recent, recent_canary : the last `RECENT_TASKS` tasks of each arm.
     plan : what was expected of the trial before it began.
     trace : `(instant, E_rel, E_abs, canary tasks, good, production tasks, good)` over time.
     """
@@ -124,6 +127,7 @@ class TrialState:
     frozen_hours: float = 0.0
     condition: str = ""
     recent: tuple[dict[str, bool], ...] = ()
+    recent_canary: tuple[dict[str, bool], ...] = ()
     plan: Mapping[str, Any] = field(default_factory=dict)
     trace: tuple[tuple[Any, ...], ...] = ()
 
@@ -166,7 +170,8 @@ class TrialState:
             "frozen_since": self.frozen_since.isoformat() if self.frozen_since else None,
             "frozen_hours": self.frozen_hours,
             "condition": self.condition,
-            "recent": [[task[m] for m in ("success", "error", "response_time")] for task in self.recent],
+            "recent": _packed(self.recent),
+            "recent_canary": _packed(self.recent_canary),
             "plan": dict(self.plan),
             "trace": [list(point) for point in self.trace],
         }
@@ -187,7 +192,8 @@ class TrialState:
             frozen_since=datetime.fromisoformat(frozen) if frozen else None,
             frozen_hours=data["frozen_hours"],
             condition=data["condition"],
-            recent=tuple(dict(zip(("success", "error", "response_time"), t, strict=True)) for t in data["recent"]),
+            recent=_unpacked(data["recent"]),
+            recent_canary=_unpacked(data["recent_canary"]),
             plan=data["plan"],
             trace=tuple(tuple(point) for point in data["trace"]),
         )
@@ -208,8 +214,15 @@ def advance(state: TrialState, tasks: Sequence[TaskResult], now: datetime) -> Ad
     Harm is judged after every block, so that a rollback does not depend on how tasks were batched.
     """
     buffer, blocks = state.buffer.add(_as_evidence(state, task) for task in tasks)
-    recent = (*state.recent, *(_good(state, task) for task in tasks if not task.is_canary))[-RECENT_TASKS:]
-    state = replace(state, buffer=buffer, tally=state.tally.plus(tasks), recent=recent)
+    recent = (*state.recent, *(_good(state, task) for task in tasks if not task.is_canary))
+    recent_canary = (*state.recent_canary, *(_good(state, task) for task in tasks if task.is_canary))
+    state = replace(
+        state,
+        buffer=buffer,
+        tally=state.tally.plus(tasks),
+        recent=recent[-RECENT_TASKS:],
+        recent_canary=recent_canary[-RECENT_TASKS:],
+    )
     at = tasks[-1].matured_at if tasks else now
     for cells in blocks:
         state = _traced(replace(state, evidence=state.evidence.update(cells)), at)
@@ -222,8 +235,16 @@ def advance(state: TrialState, tasks: Sequence[TaskResult], now: datetime) -> Ad
 
 def _as_evidence(state: TrialState, task: TaskResult) -> MaturedTask:
     """The share at which a task was decided names its ramp step: shares rise strictly."""
-    step = next((i for i, share in enumerate(state.steps) if abs(share - task.share) < 1e-9), state.step)  # noqa: PLR2004
+    step = next((i for i, share in enumerate(state.steps) if abs(share - task.share) < 1e-9), state.step)
     return MaturedTask(task.stratum, step, "canary" if task.is_canary else "production", _good(state, task))
+
+
+def _packed(tasks: Sequence[Mapping[str, bool]]) -> list[list[bool]]:
+    return [[task[metric] for metric in COUNTED] for task in tasks]
+
+
+def _unpacked(rows: Sequence[Sequence[bool]]) -> tuple[dict[str, bool], ...]:
+    return tuple(dict(zip(COUNTED, row, strict=True)) for row in rows)
 
 
 def _good(state: TrialState, task: TaskResult) -> dict[str, bool]:
@@ -233,10 +254,7 @@ def _good(state: TrialState, task: TaskResult) -> dict[str, bool]:
 def _judge(state: TrialState, at: datetime) -> Verdict:
     tally = state.tally
     total = tally.canary + tally.production
-    recent = {
-        metric: (len(state.recent), sum(task[metric] for task in state.recent))
-        for metric in ("success", "error", "response_time")
-    }
+    recent = {metric: (len(state.recent), sum(task[metric] for task in state.recent)) for metric in COUNTED}
     context = Context(
         elapsed_hours=state.elapsed_hours(at),
         duration_hours=state.duration_hours,
@@ -264,6 +282,8 @@ def _moved(state: TrialState, verdict: Verdict, now: datetime) -> Advance:
             return _frozen(state, verdict, "incident", Move.INCIDENT, now)
         case VerdictKind.HOLD:
             return _frozen(state, verdict, "hold", Move.HOLD, now)
+    if state.condition == "incident" and not _has_recovered(state):
+        return Advance(state, verdict, Move.NONE)
     if state.condition:
         move = Move.RECOVER if state.condition == "incident" else Move.RESUME
         thawed = _thawed(state, now)
@@ -279,6 +299,15 @@ def _moved(state: TrialState, verdict: Verdict, now: datetime) -> Advance:
         case VerdictKind.INCONCLUSIVE:
             return Advance(state, verdict, Move.GIVE_UP)
     return Advance(state, verdict, Move.NONE)
+
+
+def _has_recovered(state: TrialState) -> bool:
+    """Whether production meets every limit over its last `RECENT_TASKS` tasks: evidence alone may dip and rise."""
+    tasks = len(state.recent)
+    limits = state.policy.limits.items()
+    return tasks >= RECENT_TASKS and all(
+        sum(t[metric] for t in state.recent) >= limit * tasks for metric, limit in limits
+    )
 
 
 def _frozen(state: TrialState, verdict: Verdict, condition: str, move: Move, now: datetime) -> Advance:

@@ -20,6 +20,16 @@ from retrain_assets.core.metrics import HIGHER_IS_BETTER, RESAMPLES, Difference,
 from retrain_assets.core.model import ParityResult
 from retrain_assets.core.pipeline import success_labels
 
+GATES = (
+    "schema_compatible",
+    "parity",
+    "volume",
+    "enough_test_rows",
+    "validation_threshold",
+    "better_than_trivial",
+    "not_worse_than_production",
+)
+"""The gates of every report, in its order."""
 TRIVIAL_MARGIN = 0.005
 """Share of the constant guess's log loss that a model must save. A model of pure noise stops after a
 few trees and is almost a constant itself: it beats the constant by luck half the time, but never by this."""

@@ -162,6 +162,9 @@ def _columns(
         rows_or_times = frame["matured_at"]
     if task_ids is None:
         raise ValueError("task_ids are needed when instants are given instead of rows")
+    if isinstance(getattr(rows_or_times, "dtype", None), pd.ArrowDtype):
+        # Otherwise pandas walks a million instants as Python objects: 5 s instead of 0.01 s.
+        rows_or_times = rows_or_times.to_numpy(dtype="datetime64[us]")
     instants = pd.DatetimeIndex(pd.to_datetime(rows_or_times, utc=True))
     if instants.hasnans:
         raise ValueError("every row needs an instant; some are missing")

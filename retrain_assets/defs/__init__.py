@@ -1,4 +1,4 @@
-"""The loop on Dagster: assets, checks, jobs, schedule and sensors as thin wrappers; the only folder that imports dagster.
+"""The loop on Dagster as thin wrappers; the only folder that imports dagster.
 
 Reading order: `partitions`, `resources`, `assets/` (in the order of the flow), `checks`, `jobs`, `schedules`,
 `sensors`, `build` (puts them together), `instance` and `run` (the Dagster instance and runs in this process).

@@ -29,9 +29,7 @@ from retrain_assets.settings import Settings
 from retrain_assets.store.database import Database
 
 
-def build_defs(
-    settings: Settings, *, clock: Clock = system_clock, earliest: str | None = None
-) -> dg.Definitions:
+def build_defs(settings: Settings, *, clock: Clock = system_clock, earliest: str | None = None) -> dg.Definitions:
     """Everything Dagster needs to know of one problem.
 
     Parameters

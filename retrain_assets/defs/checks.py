@@ -29,4 +29,3 @@ def build_checks(frame: Frame) -> list[dg.AssetChecksDefinition]:
         )
 
     return [uses_newest_snapshots]
-

@@ -54,7 +54,7 @@ def open_instance(settings: Settings) -> DagsterInstance:
     describes, with its history in `<home>/dagster`; a project without a dagster.yaml gets the same history
     with Dagster's defaults, telemetry off.
     """
-    if dagster_home(settings):
+    if dagster_home():
         return DagsterInstance.get()
     folder = settings.home / "dagster"
     create_history(folder)

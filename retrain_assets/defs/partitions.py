@@ -5,8 +5,9 @@ Holds the partitions definition and asset keys; does not hold the calendar itsel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -60,15 +61,24 @@ class Frame:
         """The asset key of `name`."""
         return dg.AssetKey([*self.prefix, name])
 
-    def options(self, name: str, upstream: str | None = None, *, is_weekly: bool = True) -> dict[str, object]:
-        """Keyword arguments that each asset of the flow passes to `dg.asset`."""
-        return {
-            "key": self.key(name),
-            "deps": [self.key(upstream)] if upstream else [],
-            "group_name": GROUPS[name],
-            "partitions_def": self.weeks if is_weekly else None,
-            "owners": [self.owner],
-        }
+    def asset(
+        self,
+        name: str,
+        upstream: str | None = None,
+        *,
+        is_weekly: bool = True,
+        **options: Any,  # noqa: ANN401  (passed on to `dg.asset`)
+    ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+        """`dg.asset` with what every asset of the flow has in common: key, group, partitions, owner."""
+        decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+            key=self.key(name),
+            deps=[self.key(upstream)] if upstream else [],
+            group_name=GROUPS[name],
+            partitions_def=self.weeks if is_weekly else None,
+            owners=[self.owner],
+            **options,
+        )
+        return decorate
 
 
 def weekly_partitions(calendar: WeekCalendar, first_week: str) -> dg.WeeklyPartitionsDefinition:

@@ -7,7 +7,6 @@ iterations; here the weeks follow each other at once, in order.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,15 +17,21 @@ from retrain_assets.core.dataset import Week
 from retrain_assets.core.deployment import EventKind, Status
 from retrain_assets.defs.build import build_defs, build_frame
 from retrain_assets.defs.jobs import WEEKLY_JOB
-from retrain_assets.defs.runs import ACTOR_TAG
 from retrain_assets.defs.metadata import materialisations
+from retrain_assets.defs.partitions import GROUPS
+from retrain_assets.defs.runs import ACTOR_TAG
 from retrain_assets.errors import UsageError
 from retrain_assets.operations import retrain
 from retrain_assets.operations.platform import Platform
 from retrain_assets.operations.watch import Tick, tick
 from retrain_assets.store import registry
 
+Instance = dg.DagsterInstance
+"""Where runs are recorded; named here for callers that do not import dagster."""
+
 BACKFILL_TAG = "backfill"
+# Events go to the instance; on the console the caller's own lines say what people need.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,18 @@ class WeekResult:
         return asdict(self)
 
 
+def throwaway_instance() -> Instance:
+    """An instance that keeps nothing: for what nobody will look up."""
+    return dg.DagsterInstance.ephemeral()
+
+
+def forget(platform: Platform, instance: Instance) -> None:
+    """Take the problem's materialisations out of the instance; its runs stay."""
+    frame = build_frame(platform.settings, platform.clock)
+    known = set(instance.all_asset_keys())
+    instance.wipe_assets([key for key in map(frame.key, GROUPS) if key in known])
+
+
 def weeks_between(platform: Platform, first: str, last: str) -> list[Week]:
     """The closed weeks of a range of dates, both ends included.
 
@@ -69,9 +86,7 @@ def weeks_between(platform: Platform, first: str, last: str) -> list[Week]:
     return calendar.between(begin, end)
 
 
-def run_weeks(
-    platform: Platform, weeks: Sequence[Week], instance: dg.DagsterInstance, actor: str
-) -> Iterator[WeekResult]:
+def run_weeks(platform: Platform, weeks: Sequence[Week], instance: Instance, actor: str) -> Iterator[WeekResult]:
     """Run the weekly job for each week in order, in this process.
 
     Parameters
@@ -85,7 +100,6 @@ def run_weeks(
     """
     if not weeks:
         return
-    _quieten_dagster()
     definitions = build_defs(platform.settings, clock=platform.clock, earliest=min(weeks).key)
     job = definitions.resolve_job_def(WEEKLY_JOB)
     for week in weeks:
@@ -93,12 +107,12 @@ def run_weeks(
         if retrain.is_old(platform, week):
             tags[BACKFILL_TAG] = "true"
         done = job.execute_in_process(
-            partition_key=week.key, instance=instance, tags=tags, raise_on_error=False
+            partition_key=week.key, instance=instance, tags=tags, run_config=_QUIET, raise_on_error=False
         )
         yield _result(platform, week, done, actor)
 
 
-def watch_once(platform: Platform, instance: dg.DagsterInstance, actor: str) -> Tick:
+def watch_once(platform: Platform, instance: Instance, actor: str) -> Tick:
     """One tick of the watch, with what it changed reported to the instance as the sensor would."""
     found = tick(platform, actor)
     frame = build_frame(platform.settings, platform.clock)
@@ -144,8 +158,3 @@ def _failure(done: dg.ExecuteInProcessResult) -> str:
             if error is not None:
                 return f"{event.step_key}: {error.message.strip().splitlines()[0]}"
     return "the run failed before a step began"
-
-
-def _quieten_dagster() -> None:
-    """Leave events to the instance; the command's own output says what people need."""
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)

@@ -17,6 +17,7 @@ from retrain_assets.operations.platform import Clock, open_platform
 from retrain_assets.operations.watch import tick
 from retrain_assets.settings import Settings
 
+
 def build_canary_watch(frame: Frame) -> dg.SensorDefinition:
     """Tick the watch; traffic is switched inside the tick, and reported here."""
 
@@ -64,6 +65,8 @@ def build_failure_watch(settings: Settings, clock: Clock) -> dg.SensorDefinition
     def retrain_failure_watch(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
         actor = run.tags.get(ACTOR_TAG, "dagster")
-        retrain.fail(open_platform(settings, clock), retrain.Run(run.run_id, actor), context.failure_event.message or "")
+        retrain.fail(
+            open_platform(settings, clock), retrain.Run(run.run_id, actor), context.failure_event.message or ""
+        )
 
     return retrain_failure_watch

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import dagster as dg
 import numpy as np
 
 from retrain_assets.core.metrics import score
 from retrain_assets.core.outcomes import Result
-from retrain_assets.defs.run import WeekResult, run_weeks, watch_once
+from retrain_assets.defs.run import Instance, WeekResult, run_weeks, watch_once
 from retrain_assets.demo.clock import ToldClock
 from retrain_assets.demo.flights import FlightLog, FlightTask, FlightWeek
 from retrain_assets.operations import deploy
@@ -80,7 +79,7 @@ class Replay:
     """The parties of the replay."""
 
     platform: Platform
-    instance: dg.DagsterInstance
+    instance: Instance
     clock: ToldClock
     seed: int = 0
 

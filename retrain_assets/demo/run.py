@@ -16,23 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 from rich.console import Console
 
 from retrain_assets.core import plots
 from retrain_assets.core.deployment import ModelVersion
-from retrain_assets.defs.build import build_frame
 from retrain_assets.defs.instance import open_instance
-from retrain_assets.defs.partitions import GROUPS
+from retrain_assets.defs.run import WeekResult, forget
 from retrain_assets.demo.automation import SimulatedAutomation
 from retrain_assets.demo.clock import ToldClock
 from retrain_assets.demo.flights import FlightLog, load_flights, summarise
 from retrain_assets.demo.narrator import Narrator
 from retrain_assets.demo.replay import Replay, ReplayedWeek, history_and_rest
-from retrain_assets.demo.scenarios import Played, SCENARIOS, play_all, prepare
-from retrain_assets.defs.run import WeekResult
+from retrain_assets.demo.scenarios import SCENARIOS, Played, play_all, prepare
 from retrain_assets.errors import UsageError
-from retrain_assets.operations.platform import Platform, open_platform
+from retrain_assets.operations.platform import open_platform
 from retrain_assets.settings import Settings, load_settings
 from retrain_assets.store import registry
 from retrain_assets.store.files import write_atomically
@@ -54,7 +51,7 @@ def main(*, weeks: int = 16, config: str | Path | None = None, as_json: bool = F
     as_json : bool
         Facts as JSON on standard output, the telling on standard error.
     """
-    if not HISTORY_WEEKS < weeks <= 53:  # noqa: PLR2004  (weeks of the log)
+    if not HISTORY_WEEKS < weeks <= 53:
         raise UsageError(f"--weeks is {weeks}; give {HISTORY_WEEKS + 1} to 53, the first {HISTORY_WEEKS} are history")
     began = time.perf_counter()
     narrator = Narrator(Console(stderr=True) if as_json else None)
@@ -82,7 +79,7 @@ def _flights(settings: Settings, weeks: int, narrator: Narrator) -> dict[str, An
     platform = open_platform(settings, clock)
     (settings.problem_home / MARKER).touch()
     with open_instance(settings) as instance:
-        _forget(instance, platform)
+        forget(platform, instance)
         replay = Replay(platform, instance, clock)
         with narrator.progress(f"Importing weeks 1-{len(history)} as history", sum(map(len, history))) as step:
             accepted = replay.import_history(history, step.advance)
@@ -144,14 +141,9 @@ def _fresh_home(settings: Settings) -> None:
     if (home / MARKER).exists():
         shutil.rmtree(home)
     elif home.exists() and any(home.iterdir()):
-        raise UsageError(f"{home} holds something else than an earlier demonstration; set RETRAIN_HOME to another folder")
-
-
-def _forget(instance: dg.DagsterInstance, platform: Platform) -> None:
-    """Take an earlier demonstration's history out of the UI."""
-    frame = build_frame(platform.settings, platform.clock)
-    known = set(instance.all_asset_keys())
-    instance.wipe_assets([key for key in map(frame.key, GROUPS) if key in known])
+        raise UsageError(
+            f"{home} holds something else than an earlier demonstration; set RETRAIN_HOME to another folder"
+        )
 
 
 def _week_line(result: WeekResult) -> str:
@@ -216,11 +208,14 @@ def _tell_walk_forward(weeks: Sequence[ReplayedWeek], narrator: Narrator) -> Non
             [
                 found.week,
                 f"{found.rows:,}",
-                *(_scores(v, s) for v, s in (
-                    (found.newest_version, found.newest),
-                    (found.production_version, found.production),
-                    (found.first_version, found.first),
-                )),
+                *(
+                    _scores(v, s)
+                    for v, s in (
+                        (found.newest_version, found.newest),
+                        (found.production_version, found.production),
+                        (found.first_version, found.first),
+                    )
+                ),
             ]
         )
     rows.append(["all", f"{sum(week.walk_forward.rows for week in weeks):,}", *map(_mean_scores, _columns(weeks))])

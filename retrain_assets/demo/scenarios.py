@@ -13,12 +13,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import numpy as np
 
 from retrain_assets.core.deployment import Event, EventKind, ModelVersion, Status
 from retrain_assets.core.outcomes import Result
-from retrain_assets.defs.run import run_weeks, watch_once
+from retrain_assets.defs.run import run_weeks, throwaway_instance, watch_once
 from retrain_assets.demo.automation import Conditions, SimulatedAutomation, SimulatedTask, outcome_row
 from retrain_assets.demo.clock import ToldClock
 from retrain_assets.notify.channels import Channels
@@ -181,10 +180,8 @@ def prepare(home: Path, automation: SimulatedAutomation, now: datetime) -> datet
     with FeedbackCollector(platform.database.url, config=platform.config, clock=clock) as collector:
         for number, taught in enumerate(weeks):
             first = number * TASKS_PER_WEEK
-            collector.append_outcomes(
-                automation.history(TASKS_PER_WEEK, taught.start_at, taught.end_at, first=first)
-            )
-    with dg.DagsterInstance.ephemeral() as instance:
+            collector.append_outcomes(automation.history(TASKS_PER_WEEK, taught.start_at, taught.end_at, first=first))
+    with throwaway_instance() as instance:
         for taught in weeks:
             clock.tell(taught.end_at + TICK)
             for result in run_weeks(platform, [taught], instance, ACTOR):
@@ -212,7 +209,7 @@ def play(scenario: Scenario, home: Path, automation: SimulatedAutomation, now: d
     play_ = _Play(platform, clock, automation, scenario, second)
     ends = now + timedelta(hours=scenario.hours)
     with (
-        dg.DagsterInstance.ephemeral() as instance,
+        throwaway_instance() as instance,
         FeedbackCollector(platform.database.url, config=platform.config, clock=clock) as collector,
         DecisionEngine.from_registry(
             platform.database.url, problem_home=platform.problem_home, clock=clock, seed=1, start_refresh=False
@@ -265,9 +262,7 @@ class _Play:
         self._waiting = [(at, row) for at, row in self._waiting if at > now]
         collector.append_outcomes(known)
 
-    def _serve(
-        self, task: SimulatedTask, decision_id: str, action: str, version: str | None, bad: Conditions
-    ) -> None:
+    def _serve(self, task: SimulatedTask, decision_id: str, action: str, version: str | None, bad: Conditions) -> None:
         state = self._rng.bit_generator.state
         normal = self._automation.outcome(task, action, self._rng)
         is_harmed = self._scenario.harmed == "both" or (self._scenario.harmed == "second" and version == self.second)
@@ -313,9 +308,7 @@ def _ended(events: Sequence[Event], scenario: Scenario) -> bool:
     return scenario.expected is not None and any(event.kind in _ENDS for event in events)
 
 
-def _played(
-    platform: Platform, scenario: Scenario, play_: _Play, events: Sequence[Event], began: datetime
-) -> Played:
+def _played(platform: Platform, scenario: Scenario, play_: _Play, events: Sequence[Event], began: datetime) -> Played:
     with platform.database.read() as connection:
         route = registry.get_route(connection)
         outcomes = decisions.matured_count(connection, play_.second, began, platform.now())

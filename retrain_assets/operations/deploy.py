@@ -116,7 +116,9 @@ def start(platform: Platform, model: ModelVersion, cause: Cause) -> Event:
     with platform.database.write() as connection:
         route = locked_route(connection)
         if route.paused:
-            raise TransitionRefused(f"deployment is paused, {model.version} stays {model.status}; `retrain resume` ends it")
+            raise TransitionRefused(
+                f"deployment is paused, {model.version} stays {model.status}; `retrain resume` ends it"
+            )
         if route.production_version is None:
             first = replace(cause, reason=f"first version that passed validation; {cause.reason}")
             return _serve(platform, connection, route, model, first)
@@ -155,7 +157,15 @@ def next_step(platform: Platform, connection: Connection, route: Route, share: f
     model = _known(connection, str(route.canary_version))
     route = registry.set_route(connection, route, replace(route, share=share, step=route.step + 1))
     return _note(
-        platform, connection, EventKind.CANARY_STEP, model, Status.CANARY, Status.CANARY, cause, route=route, share=share
+        platform,
+        connection,
+        EventKind.CANARY_STEP,
+        model,
+        Status.CANARY,
+        Status.CANARY,
+        cause,
+        route=route,
+        share=share,
     )
 
 
@@ -393,7 +403,9 @@ def _intact_target(platform: Platform, connection: Connection, route: Route, to:
     if to == route.production_version:
         raise TransitionRefused(f"{to} already serves")
     if model.status is not Status.DEPRECATED:
-        raise TransitionRefused(f"{to} is {model.status}; only a version that served and was not rolled back can return")
+        raise TransitionRefused(
+            f"{to} is {model.status}; only a version that served and was not rolled back can return"
+        )
     load_artefact(platform, model)
     return model
 
@@ -416,7 +428,7 @@ def _known(connection: Connection, version: str) -> ModelVersion:
     return model
 
 
-def _note(  # noqa: PLR0913  (an event's own columns)
+def _note(  # noqa: PLR0917  (an event's own columns)
     platform: Platform,
     connection: Connection,
     kind: EventKind,

@@ -263,10 +263,12 @@ def _prepared(row: FileRow, names: _Names, zone: ZoneInfo | None) -> dict[str, A
     """A row as `store.outcomes.append` takes it."""
     if row.problem is not None:
         raise row.problem
-    values = names.apply(row.values)
-    given = next((name for name in INSTANTS if not is_absent(values.get(name))), None)
+    named = names.apply(row.values)
+    # An empty cell must not stand before another name of the same field that has a value.
+    values = {name: value for name, value in named.items() if name not in FIXED_FIELDS or not is_absent(value)}
+    given = next((name for name in INSTANTS if name in values), None)
     if given is None:
-        if is_absent(values.get("decision_id")) and is_absent(values.get("outcome_id")):
+        if "decision_id" not in values and "outcome_id" not in values:
             # Without any of the three its id would follow from the time of the import: twice imported, twice stored.
             raise NO_INSTANT
     elif zone is not None:

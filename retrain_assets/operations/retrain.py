@@ -113,17 +113,13 @@ def merge(platform: Platform, week: Week) -> tuple[Dataset, list[str]]:
     with platform.database.read() as connection:
         first = decisions.first_instant(connection)
     begin = platform.calendar.containing(first) if first is not None else week
-    weeks = merge_weeks(
-        platform.calendar.between(min(begin, week), week), retrain.merge_strategy, retrain.window_weeks
-    )
+    weeks = merge_weeks(platform.calendar.between(min(begin, week), week), retrain.merge_strategy, retrain.window_weeks)
     with platform.database.write() as connection:
         last_seq = outcomes.highest_seq(connection)
     with platform.database.read() as connection:
         known = datasets.newest_snapshots(connection, schema.fingerprint)
         is_refreshing = retrain.late_rows == "refresh"
-        due = datasets.weeks_to_take(
-            connection, platform.calendar, weeks, known, last_seq, refresh_late=is_refreshing
-        )
+        due = datasets.weeks_to_take(connection, platform.calendar, weeks, known, last_seq, refresh_late=is_refreshing)
     for late in due:
         known[late.key] = collect(platform, late)
     parts = [known[part.key] for part in weeks]

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from retrain_assets.core.canary import Verdict
+from retrain_assets.core.canary_math import wilson_bounds
 from retrain_assets.core.deployment import Event, EventKind, Status
 from retrain_assets.core.monitor import ALARM_EVENTS, Alarm, ProductionWatch
 from retrain_assets.core.promotion import Advance, Move, TaskResult, TrialState, advance
@@ -77,9 +78,7 @@ def _is_idle(platform: Platform, connection: Connection) -> bool:
     monitor = trials.get_monitor(connection, route.production_version, since[0]) if since else None
     if monitor is None:
         return False
-    new = decisions.matured(
-        connection, monitor.cursor, platform.now(), version=route.production_version, limit=1
-    )
+    new = decisions.matured(connection, monitor.cursor, platform.now(), version=route.production_version, limit=1)
     return not new
 
 
@@ -131,14 +130,12 @@ def _act(platform: Platform, connection: Connection, route: Route, step: Advance
         case Move.PROMOTE:
             weak = {"weak": verdict.weak}
             return (
-                deploy.promote_within(
-                    platform, connection, route, version, replace(cause, evidence=evidence | weak)
-                ),
+                deploy.promote_within(platform, connection, route, version, replace(cause, evidence=evidence | weak)),
             )
         case Move.NEXT_STEP:
             share = step.state.steps[step.state.step]
             return (deploy.next_step(platform, connection, route, share, cause),)
-    return (_record(connection, platform, _NOTED[step.move], cause, version, route.share),)
+    return (_record(connection, platform, _NOTED[step.move], cause, version, share=route.share),)
 
 
 def trial_evidence(state: TrialState, verdict: Verdict) -> dict[str, Any]:
@@ -153,9 +150,7 @@ def trial_evidence(state: TrialState, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _watch_production(
-    platform: Platform, connection: Connection, route: Route, actor: str, found: Tick
-) -> Tick:
+def _watch_production(platform: Platform, connection: Connection, route: Route, actor: str, found: Tick) -> Tick:
     version = route.production_version
     if version is None:
         return found
@@ -175,24 +170,16 @@ def _answer(
 ) -> tuple[Event, ...]:
     """Page for each alarm once; then go back to the last good version, unless the world itself is at fault."""
     version = str(route.production_version)
-    evidence = {"alarms": [alarm.to_dict() for alarm in alarms]}
+    shared = {alarm.metric for alarm in alarms if _canary_misses(connection, route, alarm)}
     events = [
-        _record(
-            connection,
-            platform,
-            ALARM_EVENTS[alarm.metric],
-            Cause(actor, alarm.sentence, evidence=alarm.to_dict()),
-            version,
-        )
+        _record(connection, platform, ALARM_EVENTS[alarm.metric], _alarm_cause(alarm, actor, shared), version)
         for alarm in alarms
     ]
-    cause = Cause(actor, "; ".join(alarm.sentence for alarm in alarms), evidence=evidence)
-    if not platform.config.rollback.auto_rollback:
+    own = [alarm for alarm in alarms if alarm.metric not in shared]
+    if not own or not platform.config.rollback.auto_rollback:
         return tuple(events)
-    if _is_incident(connection, route):
-        reason = f"{cause.reason}; the canary on trial fails alike, so the environment is at fault: no rollback"
-        kept = replace(cause, reason=reason)
-        return (*events, _record(connection, platform, EventKind.ROLLBACK_IMPOSSIBLE, kept, version))
+    evidence = {"alarms": [alarm.to_dict() for alarm in own]}
+    cause = Cause(actor, "; ".join(alarm.sentence for alarm in own), evidence=evidence)
     try:
         target = deploy.find_target(platform, connection, route)
     except NothingToRollBackTo as error:
@@ -201,9 +188,23 @@ def _answer(
     return (*events, deploy.roll_back_within(platform, connection, route, target, cause))
 
 
-def _is_incident(connection: Connection, route: Route) -> bool:
+def _alarm_cause(alarm: Alarm, actor: str, shared: set[str]) -> Cause:
+    reason = alarm.sentence
+    if alarm.metric in shared:
+        reason += "; the canary on trial does not meet the limit either, so the version is not to blame: no rollback"
+    return Cause(actor, reason, evidence=alarm.to_dict())
+
+
+def _canary_misses(connection: Connection, route: Route, alarm: Alarm) -> bool:
+    """Whether another model, on trial at the same time, is not shown to meet the limit either.
+
+    It is the only thing that can tell a bad model from bad times; without a trial nothing can.
+    """
     trial = trials.get(connection, route.rollout_id) if route.rollout_id else None
-    return trial is not None and trial.is_open and trial.state.get("condition") == "incident"
+    if trial is None or not trial.is_open:
+        return False
+    recent = TrialState.from_dict(trial.state).recent_canary
+    return wilson_bounds(len(recent), sum(task[alarm.metric] for task in recent))[0] < alarm.limit
 
 
 def _fresh_monitor(platform: Platform, version: str, epoch: int, since: datetime) -> trials.Monitor:
@@ -230,9 +231,7 @@ def _read(
 ) -> list[decisions.Matured]:
     rows: list[decisions.Matured] = []
     while True:
-        part = decisions.matured(
-            connection, cursor, until, rollout_id=rollout_id, version=version, limit=READ_LIMIT
-        )
+        part = decisions.matured(connection, cursor, until, rollout_id=rollout_id, version=version, limit=READ_LIMIT)
         rows.extend(part)
         if len(part) < READ_LIMIT:
             return rows
@@ -269,6 +268,7 @@ def _record(
     kind: EventKind,
     cause: Cause,
     version: str,
+    *,
     share: float | None = None,
 ) -> Event:
     event = Event(

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from retrain_assets.core.features import Feature, FeatureSchema, FeatureType, FeatureValue
-from retrain_assets.core.outcomes import DecisionRecord
 from retrain_assets.errors import SchemaError
+from retrain_assets.store import decision_rows
+from retrain_assets.store.decision_rows import Row
 
 MAX_REMEMBERED = 4_096
 """Category texts whose reading is remembered, per feature."""
@@ -111,30 +112,10 @@ class Recorder:
                     kept[str(name)] = plain
         return kept
 
-    def record(self, decision: Decision) -> DecisionRecord:
-        """The row of one decision."""
+    def row(self, decision: Decision) -> Row:
+        """The log's row of one decision."""
         features = self.features(decision.features)
-        return DecisionRecord(
-            decision_id=decision.decision_id,
-            task_id=decision.task_id,
-            attempt=decision.attempt,
-            domain=decision.domain,
-            decided_at=decision.decided_at,
-            deadline_at=decision.deadline_at,
-            features=features,
-            actions=decision.actions,
-            action=decision.action,
-            scores=decision.scores,
-            propensity=decision.propensity,
-            assigned_arm=decision.assigned_arm,
-            arm=decision.arm,
-            share=decision.share,
-            model_version=decision.model_version,
-            rollout_id=decision.rollout_id,
-            stratum=self._schema.stratum(features),
-            latency_ms=decision.latency_ms,
-            error=decision.error,
-        )
+        return decision_rows.encode(decision, features, self._schema.stratum(features))
 
 
 def _reader(declared: Feature) -> Reader:

@@ -20,7 +20,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from retrain_assets.core.outcomes import MAX_ID_LENGTH, MAX_REASON_LENGTH, Arm, DecisionRecord
+from retrain_assets.core.outcomes import MAX_ID_LENGTH, MAX_REASON_LENGTH, Arm
 from retrain_assets.core.routing import assign
 from retrain_assets.errors import NoModelError, RetrainError, SchemaError
 from retrain_assets.serving.decision import Decision
@@ -29,6 +29,7 @@ from retrain_assets.serving.refresh import Bundle, Refresher, Served
 from retrain_assets.settings import Config, load_settings
 from retrain_assets.store import schema
 from retrain_assets.store.database import Database
+from retrain_assets.store.decision_rows import Row
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class DecisionEngine:
         settings = (self._bundle.terms.config or Config()).engine
         self._log = DecisionLog(
             refresher.database,
-            self._record,
+            self._row,
             capacity=settings.log_queue,
             is_blocking=settings.log_full == "block",
         )
@@ -384,8 +385,8 @@ class DecisionEngine:
         self._count("defaults")
         return action
 
-    def _record(self, decision: Decision) -> DecisionRecord:
-        return self._bundle.terms.recorder.record(decision)
+    def _row(self, decision: Decision) -> Row:
+        return self._bundle.terms.recorder.row(decision)
 
     def _count(self, name: str) -> None:
         with self._counting:

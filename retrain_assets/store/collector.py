@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from retrain_assets.core.outcomes import OutcomeRules, Receipt
 from retrain_assets.settings import Config, load_settings
@@ -37,7 +37,10 @@ class FeedbackCollector:
     Examples
     --------
     >>> collector = FeedbackCollector("sqlite:///outcomes.db")  # doctest: +SKIP
-    >>> collector.append_outcome(task_id="t1", domain="a.org", action_attempted="comment", result=True)  # doctest: +SKIP
+    >>> receipt = collector.append_outcome(  # doctest: +SKIP
+    ...     task_id="t1", domain="a.org", action_attempted="comment", result=True
+    ... )
+    >>> receipt  # doctest: +SKIP
     Receipt(outcome_id='t-...', status='accepted', reason=None, field=None)
     """
 
@@ -57,7 +60,7 @@ class FeedbackCollector:
         settings = load_settings(path)
         return cls(settings.database_url, config=settings.config)
 
-    def append_outcome(  # noqa: PLR0913  (the public contract names every field)
+    def append_outcome(
         self,
         *,
         task_id: str,
@@ -149,7 +152,7 @@ class FeedbackCollector:
         """Close the connections; the next call opens them again."""
         self._database.close()
 
-    def __enter__(self) -> FeedbackCollector:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

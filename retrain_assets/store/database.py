@@ -145,5 +145,7 @@ def _translated() -> Iterator[None]:
             message = f"the database has another schema than this version needs ({detail}); run `retrain doctor --fix`"
             raise StoreOutdated(message) from error
         if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
-            raise StoreUnavailable(f"the database cannot be used now: {detail}; nothing was stored, try again") from error
+            raise StoreUnavailable(
+                f"the database cannot be used now: {detail}; nothing was stored, try again"
+            ) from error
         raise

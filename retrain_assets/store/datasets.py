@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 FOLDER = "snapshots"
 
 
-def take_snapshot(
-    database: Database, problem_home: Path, week: Week, schema: FeatureSchema, now: datetime
-) -> Snapshot:
+def take_snapshot(database: Database, problem_home: Path, week: Week, schema: FeatureSchema, now: datetime) -> Snapshot:
     """Freeze a week's matured tasks; the same rows give the same snapshot, however often it is taken.
 
     The file is in place before the row that names it, so a crash in between leaves an unnamed file

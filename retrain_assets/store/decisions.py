@@ -6,7 +6,7 @@ Holds the SQL on `decisions` and its join with `outcomes`; does not hold evidenc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from retrain_assets.core.outcomes import DecisionRecord, Result
 from retrain_assets.store.database import insert_new
 from retrain_assets.store.tables import decisions, outcomes
+
+_COLUMNS = tuple(field.name for field in fields(DecisionRecord))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Matured:
 def append(connection: Connection, records: Sequence[DecisionRecord]) -> None:
     """Store decisions; one that is already there is left alone, so that a retry is harmless."""
     if records:
-        rows = [asdict(record) for record in records]
+        rows = [{name: getattr(record, name) for name in _COLUMNS} for record in records]
         connection.execute(insert_new(connection, decisions, ["decision_id"]), rows)
 
 
@@ -93,7 +95,8 @@ def matured(
         .where(
             earlier.c.task_id == decisions.c.task_id,
             earlier.c.rollout_id.is_not_distinct_from(decisions.c.rollout_id),
-            tuple_(earlier.c.decided_at, earlier.c.decision_id) < tuple_(decisions.c.decided_at, decisions.c.decision_id),
+            tuple_(earlier.c.decided_at, earlier.c.decision_id)
+            < tuple_(decisions.c.decided_at, decisions.c.decision_id),
         )
         .exists()
     )
@@ -102,8 +105,7 @@ def matured(
         .select_from(decisions)
         .outerjoin(outcomes, outcomes.c.seq == newest_outcome_seq())
         .where(
-            tuple_(decisions.c.deadline_at, decisions.c.decision_id)
-            > tuple_(_bound(cursor.at), cursor.decision_id),
+            tuple_(decisions.c.deadline_at, decisions.c.decision_id) > tuple_(_bound(cursor.at), cursor.decision_id),
             decisions.c.deadline_at <= until,
             ~is_retry,
         )

@@ -71,7 +71,7 @@ def delivered(connection: Connection, message: Pending, now: datetime) -> None:
 
 def failed(connection: Connection, message: Pending, now: datetime, error: str) -> None:
     """Note a failed try; the next one waits twice as long as the last."""
-    wait = min(FIRST_RETRY * 2**min(message.attempts, 12), LONGEST_RETRY)
+    wait = min(FIRST_RETRY * 2 ** min(message.attempts, 12), LONGEST_RETRY)
     _update(connection, message, claimed_until=now + wait, last_error=error[:2_000])
 
 

@@ -192,7 +192,5 @@ def _model(row: Row[Any]) -> ModelVersion:
 
 def _event(row: Row[Any]) -> Event:
     values = dict(row._mapping)  # noqa: SLF001  (see `_model`)
-    statuses = {
-        name: None if values[name] is None else Status(values[name]) for name in ("from_status", "to_status")
-    }
+    statuses = {name: None if values[name] is None else Status(values[name]) for name in ("from_status", "to_status")}
     return Event(**values | statuses | {"kind": EventKind(values["kind"])})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection, Table, inspect, text
 
 from retrain_assets.errors import StoreOutdated
 from retrain_assets.store import tables
@@ -75,7 +75,7 @@ def create_all(connection: Connection) -> None:
     """Create every table of this version and mark the database with the newest revision."""
     tables.metadata.create_all(connection)
     connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{HEAD}')")
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
     insert_route(connection, tables.route)
 
 

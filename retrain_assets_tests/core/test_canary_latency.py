@@ -36,7 +36,8 @@ def test_quantiles_are_those_of_production_within_a_bin() -> None:
 
 def test_nothing_is_graded_against_fewer_than_100_decisions() -> None:
     """Before that only the absolute limit is judged."""
-    reference, graded = LatencyReference().grade([("production", 10.0)] * 100 + [("canary", 10.0)], LIMIT_MS)
+    decisions: list[tuple[Arm, float]] = [*[("production", 10.0)] * 100, ("canary", 10.0)]  # type: ignore[list-item]
+    reference, graded = LatencyReference().grade(decisions, LIMIT_MS)
     assert graded[99] == {"response_time": True}
     assert graded[100] == {"latency_p95": True, "latency_p99": True, "response_time": True}
     assert LatencyReference().quantile_ms(0.95) is None

@@ -51,6 +51,7 @@ def test_every_picture_is_drawn_also_from_little_or_nothing(name: str) -> None:
 def test_a_picture_shows_its_values() -> None:
     """Other values give another picture."""
     assert plots.importance_plot({"a": 0.1}) != plots.importance_plot({"a": 0.2})
+    assert plots.walk_forward_plot([WEEK]) != plots.walk_forward_plot([WEEK], {"candidate": "newest"})
     assert plots.calibration_plot(METRICS["calibration"]) != plots.calibration_plot(METRICS["calibration"][:5])
 
 

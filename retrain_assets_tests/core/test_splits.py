@@ -135,11 +135,12 @@ def test_rows_of_one_instant_stay_together() -> None:
     assert len(splits.validation) == 20
 
 
-def test_a_frame_is_read_as_the_store_gives_it() -> None:
+@pytest.mark.parametrize("dtype", ["datetime64[us, UTC]", "timestamp[us, tz=UTC][pyarrow]", "object"])
+def test_a_frame_is_read_as_the_store_gives_it(dtype: str) -> None:
     """`matured_at`, `task_id` and `result` are found; arrow-backed strings and microseconds are fine."""
     frame = pd.DataFrame(
         {
-            "matured_at": pd.to_datetime(_times(list(range(60))), utc=True).as_unit("us"),
+            "matured_at": pd.Series(pd.to_datetime(_times(list(range(60))), utc=True)).astype(dtype),
             "task_id": pd.Series([str(i) for i in range(60)], dtype="string[pyarrow]"),
             "result": pd.Series(["success", "failure"] * 30, dtype="string[pyarrow]"),
         }

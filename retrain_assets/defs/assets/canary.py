@@ -17,16 +17,15 @@ from retrain_assets.operations import retrain
 def build_canary(frame: Frame) -> dg.AssetsDefinition:
     """The asset `canary_deployment`."""
 
-    @dg.asset(
-        **frame.options("canary_deployment", "staging_deployment"),
-        description="The version on trial with a share of live tasks (or straight in production when nothing served yet).",
+    @frame.asset(
+        "canary_deployment",
+        "staging_deployment",
+        description="The version on trial with a share of live tasks; straight in production when nothing served yet.",
         kinds={"canary"},
         output_required=False,
         pool="deploy",
     )
-    def canary_deployment(
-        context: dg.AssetExecutionContext, platform: PlatformParam
-    ) -> Iterator[dg.MaterializeResult]:
+    def canary_deployment(context: dg.AssetExecutionContext, platform: PlatformParam) -> Iterator[dg.MaterializeResult]:
         week = platform.calendar.named(context.partition_key)
         event = retrain.start_canary(platform, week, run_of(context))
         if isinstance(event, retrain.Held):

@@ -14,8 +14,9 @@ from retrain_assets.operations import retrain
 def build_dataset(frame: Frame) -> dg.AssetsDefinition:
     """The asset `merged_dataset`."""
 
-    @dg.asset(
-        **frame.options("merged_dataset", "outcomes"),
+    @frame.asset(
+        "merged_dataset",
+        "outcomes",
         description="The ordered list of snapshots up to this week; nothing is copied.",
         kinds={"parquet", "manifest"},
     )

@@ -17,8 +17,9 @@ from retrain_assets.operations import retrain
 def build_deployment(frame: Frame) -> dg.AssetsDefinition:
     """The asset `staging_deployment`."""
 
-    @dg.asset(
-        **frame.options("staging_deployment", "validation_report"),
+    @frame.asset(
+        "staging_deployment",
+        "validation_report",
         description="A version that passed validation, staged and smoke-tested; only the newest closed week gets here.",
         kinds={"onnx"},
         output_required=False,
@@ -33,7 +34,8 @@ def build_deployment(frame: Frame) -> dg.AssetsDefinition:
             return
         tests = retrain.smoke_test(platform, staged)
         yield dg.MaterializeResult(
-            metadata=metadata.of_version(platform, staged) | metadata.of_numbers(tests), tags=metadata.tags_of(version=staged.version)
+            metadata=metadata.of_version(platform, staged) | metadata.of_numbers(tests),
+            tags=metadata.tags_of(version=staged.version),
         )
 
     return staging_deployment

@@ -17,8 +17,9 @@ from retrain_assets.operations import retrain
 def build_trained_model(frame: Frame) -> dg.AssetsDefinition:
     """The asset `trained_model`."""
 
-    @dg.asset(
-        **frame.options("trained_model", "prepared_splits"),
+    @frame.asset(
+        "trained_model",
+        "prepared_splits",
         description="The fitted pipeline and its ONNX artefact, equal on 10,000 hard rows.",
         kinds={"sklearn", "onnx"},
         output_required=False,
@@ -26,7 +27,7 @@ def build_trained_model(frame: Frame) -> dg.AssetsDefinition:
     def trained_model(context: dg.AssetExecutionContext, platform: PlatformParam) -> Iterator[dg.MaterializeResult]:
         training = retrain.train(platform, platform.calendar.named(context.partition_key), run_of(context))
         if isinstance(training, retrain.Held):
-            context.log.info(f"retrain skipped: {training.reason}")
+            context.log.info("retrain skipped: %s", training.reason)
             return
         yield dg.MaterializeResult(
             metadata=metadata.of_training(platform, training),
@@ -40,8 +41,9 @@ def build_trained_model(frame: Frame) -> dg.AssetsDefinition:
 def build_registered_model(frame: Frame) -> dg.AssetsDefinition:
     """The asset `registered_model`."""
 
-    @dg.asset(
-        **frame.options("registered_model", "trained_model"),
+    @frame.asset(
+        "registered_model",
+        "trained_model",
         description="The training under its version number, with the dataset that taught it.",
         kinds={"registry"},
     )

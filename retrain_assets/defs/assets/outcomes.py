@@ -14,8 +14,8 @@ from retrain_assets.operations import retrain
 def build_outcomes(frame: Frame) -> dg.AssetsDefinition:
     """The asset `outcomes`."""
 
-    @dg.asset(
-        **frame.options("outcomes"),
+    @frame.asset(
+        "outcomes",
         description="The week's matured tasks with their outcomes, frozen as a content-addressed snapshot.",
         kinds={"parquet", "snapshot"},
         check_specs=[dg.AssetCheckSpec("has_tasks", asset=frame.key("outcomes"))],

@@ -14,8 +14,10 @@ from retrain_assets.operations import performance
 def build_performance(frame: Frame) -> dg.AssetsDefinition:
     """The asset `performance_report`."""
 
-    @dg.asset(
-        **frame.options("performance_report", "outcomes", is_weekly=False),
+    @frame.asset(
+        "performance_report",
+        "outcomes",
+        is_weekly=False,
         description="Success, error and latency of each version and action over the last seven days.",
         kinds={"report"},
     )

@@ -32,8 +32,10 @@ class RollbackConfig(dg.Config):
 def build_promotion(frame: Frame) -> dg.AssetsDefinition:
     """The asset `promotion`."""
 
-    @dg.asset(
-        **frame.options("promotion", "canary_deployment", is_weekly=False),
+    @frame.asset(
+        "promotion",
+        "canary_deployment",
+        is_weekly=False,
         description="A version that came to serve all tasks, with the evidence. Materialise it to promote by hand.",
         kinds={"registry"},
         pool="deploy",
@@ -51,8 +53,10 @@ def build_promotion(frame: Frame) -> dg.AssetsDefinition:
 def build_rollback(frame: Frame) -> dg.AssetsDefinition:
     """The asset `rollback`."""
 
-    @dg.asset(
-        **frame.options("rollback", "canary_deployment", is_weekly=False),
+    @frame.asset(
+        "rollback",
+        "canary_deployment",
+        is_weekly=False,
         description="A version that was taken out of traffic, with the evidence. Materialise it to roll back by hand.",
         kinds={"registry"},
         pool="deploy",

@@ -16,9 +16,10 @@ from retrain_assets.operations import retrain
 def build_report(frame: Frame) -> dg.AssetsDefinition:
     """The asset `validation_report`."""
 
-    @dg.asset(
-        **frame.options("validation_report", "registered_model"),
-        description="Every gate with its number and limit; a version that fails one is rejected, and the run stays green.",
+    @frame.asset(
+        "validation_report",
+        "registered_model",
+        description="Every gate with its number and limit; a version that fails one is rejected, the run stays green.",
         kinds={"report"},
         check_specs=[dg.AssetCheckSpec(gate, asset=frame.key("validation_report")) for gate in GATES],
     )

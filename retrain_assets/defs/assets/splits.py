@@ -17,18 +17,17 @@ from retrain_assets.operations import retrain
 def build_splits(frame: Frame) -> dg.AssetsDefinition:
     """The asset `prepared_splits`."""
 
-    @dg.asset(
-        **frame.options("prepared_splits", "merged_dataset"),
+    @frame.asset(
+        "prepared_splits",
+        "merged_dataset",
         description="Train, validation and test by time, a gap of one task timeout between them.",
         kinds={"pandas"},
         output_required=False,
     )
-    def prepared_splits(
-        context: dg.AssetExecutionContext, platform: PlatformParam
-    ) -> Iterator[dg.MaterializeResult]:
+    def prepared_splits(context: dg.AssetExecutionContext, platform: PlatformParam) -> Iterator[dg.MaterializeResult]:
         prepared = retrain.prepare(platform, platform.calendar.named(context.partition_key), run_of(context))
         if isinstance(prepared, retrain.Held):
-            context.log.info(f"retrain skipped: {prepared.reason}")
+            context.log.info("retrain skipped: %s", prepared.reason)
             return
         yield dg.MaterializeResult(metadata=metadata.of_splits(prepared))
 
