@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import getpass
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ from typer.core import TyperGroup
 
 import retrain_assets
 from retrain_assets.cli import output
-from retrain_assets.errors import RetrainError, StoreUnavailable
+from retrain_assets.errors import RetrainError
 from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.settings import Settings, load_settings
 from retrain_assets.store import schema
@@ -42,28 +44,32 @@ JsonOption = Annotated[
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the audit log.")]
 ActorOption = Annotated[
     str | None,
-    typer.Option("--actor", metavar="NAME", help="Who, for the audit log (default: your user name).", show_default=False),
+    typer.Option(
+        "--actor", metavar="NAME", help="Who, for the audit log (default: your user name).", show_default=False
+    ),
 ]
 
 
 class Commands(TyperGroup):
     """The commands, with one way for all of them to fail."""
 
-    def main(self, args: Any = None, **options: Any) -> Any:  # noqa: ANN401  (the framework's signature)
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
         """Let `--debug` stand anywhere before a `--`."""
         given = list(sys.argv[1:] if args is None else args)
         options_end = given.index("--") if "--" in given else len(given)
         if DEBUG in given[:options_end]:
             given = [DEBUG, *(arg for i, arg in enumerate(given) if arg != DEBUG or i > options_end)]
-        return super().main(args=given, **options)
+        return super().main(given, *rest, **options)
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # noqa: ANN401  (see `main`)
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (the framework's own type, which differs between versions)
         """Turn errors into one message and an exit code."""
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if ctx.params.get("debug") or _is_the_frameworks(error):
+            if _is_the_frameworks(error):
                 raise
+            if ctx.params.get("debug"):
+                traceback.print_exc()
             message, code = explain(error)
             output.complain(message)
             raise typer.Exit(code) from None
@@ -144,8 +150,3 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
         return "unknown"
-
-
-def is_away(error: Exception) -> bool:
-    """Whether trying again later may help."""
-    return isinstance(error, StoreUnavailable)

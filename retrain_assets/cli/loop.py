@@ -31,6 +31,7 @@ FAILED = "failed"
 
 @app.command("import", rich_help_panel="Run")
 def import_outcomes(
+    *,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Outcomes as .csv, .tsv, .jsonl, .ndjson or .parquet.")],
     mapping: Annotated[
         list[str] | None,
@@ -102,6 +103,7 @@ def _tell_import(found: Imported) -> None:
 
 @app.command(rich_help_panel="Run")
 def run(
+    *,
     week: Annotated[
         str | None,
         typer.Option(
@@ -131,6 +133,7 @@ def run(
 
 @app.command(rich_help_panel="Run")
 def backfill(
+    *,
     first: Annotated[str, typer.Option("--from", metavar="DATE", help="The first week, by its key or any day in it.")],
     last: Annotated[str, typer.Option("--to", metavar="DATE", help="The last week, which is run as well.")],
     config: ConfigOption = None,
@@ -205,7 +208,10 @@ def _end_on_failure(results: Sequence[WeekResult]) -> None:
 
 @app.command(rich_help_panel="Run")
 def demo(
-    weeks: Annotated[int, typer.Option(metavar="N", help="Weeks of flights; the first eight of them are history.")] = 16,
+    *,
+    weeks: Annotated[
+        int, typer.Option(metavar="N", help="Weeks of flights; the first eight of them are history.")
+    ] = 16,
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="Default: config/flights.yaml.", show_default=False),

@@ -76,7 +76,7 @@ def complain(text: str) -> None:
     _console(is_error=True).print(message.append(text, style="not bold default"), soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under their names; numbers to the right, nothing as `-`."""
     laid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for position, column in enumerate(columns):
@@ -84,9 +84,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str |
         laid.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         laid.add_row(*(Text(cell(value)) for value in row))
-    if title:
-        say(title)
-    _console().print(laid)
+    console = _console()
+    if console.is_terminal:
+        console.print(laid)
+        return
+    with console.capture() as lines:
+        console.print(laid)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in lines.get().splitlines()))
 
 
 def cell(value: Any) -> str:  # noqa: ANN401  (any fact)

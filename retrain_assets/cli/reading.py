@@ -29,7 +29,7 @@ VersionArgument = Annotated[
 
 
 @app.command(rich_help_panel="Look")
-def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def status(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Say in plain words what serves, what is on trial, the evidence so far and the last events."""
     found = reports.gather(existing(problem(config)))
     output.show(found.to_dict(), as_json, lambda: _tell_status(found))
@@ -54,6 +54,7 @@ def _tell_status(found: reports.Status) -> None:
 
 @app.command(rich_help_panel="Look")
 def models(
+    *,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     status: Annotated[
@@ -84,7 +85,7 @@ def _model_row(model: ModelVersion, metric: str) -> tuple[Any, ...]:
 
 
 @app.command(rich_help_panel="Look")
-def show(version: VersionArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def show(*, version: VersionArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show one version: its numbers, every gate of its validation, its files and where its data is told."""
     model = lineages.find_version(existing(problem(config)), version)
     output.show(reports.model_details(model), as_json, lambda: _tell_model(model))
@@ -101,19 +102,25 @@ def _tell_model(model: ModelVersion) -> None:
     names = [name for name in scores["test"] if isinstance(scores["test"][name], int | float)]
     if names:
         output.say()
-        output.table(("metric", "validation", "test"), [(n, scores["validation"].get(n), scores["test"][n]) for n in names])
+        rows = [(name, scores["validation"].get(name), scores["test"][name]) for name in names]
+        output.table(("metric", "validation", "test"), rows)
     if model.report:
         output.say()
         output.say(str(model.report.get("summary", "")))
-        gates = [(g["name"], "passed" if g["passed"] else "FAILED", g["message"]) for g in model.report.get("gates", [])]
-        output.table(("gate", "", "what was found"), gates)
-    files = [(name, entry.get("bytes"), str(entry["sha256"])[:HASH_DIGITS], entry["path"]) for name, entry in model.artefacts.items()]
+        gates = model.report.get("gates", [])
+        told = [(gate["name"], "passed" if gate["passed"] else "FAILED", gate["message"]) for gate in gates]
+        output.table(("gate", "", "what was found"), told)
+    files = [
+        (name, entry.get("bytes"), str(entry["sha256"])[:HASH_DIGITS], entry["path"])
+        for name, entry in model.artefacts.items()
+    ]
     output.say()
     output.table(("artefact", "bytes", "sha256", "path below the problem's home"), files)
 
 
 @app.command(rich_help_panel="Look")
 def history(
+    *,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     since: Annotated[
@@ -143,7 +150,8 @@ def _instant(option: str, text: str | None, zone: ZoneInfo, *, is_end: bool = Fa
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is neither a day nor an instant; write 2026-01-31 or 2026-01-31T14:05") from None
+        known = "write 2026-01-31 or 2026-01-31T14:05"
+        raise UsageError(f"{option}: {text!r} is neither a day nor an instant; {known}") from None
     if len(text) <= len("2026-01-31") and found.time() == time.min and is_end:
         found += timedelta(days=1) - timedelta(microseconds=1)
     return found if found.tzinfo else found.replace(tzinfo=zone)
@@ -158,7 +166,7 @@ def _tell_events(events: tuple[Event, ...] | list[Event]) -> None:
 
 
 @app.command(rich_help_panel="Look")
-def lineage(version: VersionArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def lineage(*, version: VersionArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show which data taught a version, and check that its files are still what was recorded."""
     found = lineages.trace(existing(problem(config)), version)
     output.show(found.to_dict(), as_json, lambda: _tell_lineage(found))
@@ -189,6 +197,7 @@ def _end_on_faults(found: lineages.Lineage | None) -> None:
 
 @app.command(rich_help_panel="Look")
 def why(
+    *,
     decision_id: Annotated[str, typer.Argument(metavar="DECISION_ID", help="As Decision.decision_id gave it.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -37,6 +37,7 @@ NOTIFY_BUDGET_S = 10.0
 
 @app.command(rich_help_panel="Act")
 def promote(
+    *,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A version on trial, or a staged one.")],
     reason: ReasonOption,
     actor: ActorOption = None,
@@ -52,10 +53,13 @@ def promote(
 
 @app.command(rich_help_panel="Act")
 def rollback(
+    *,
     reason: ReasonOption,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="VERSION", help="Go back to this version, which served before.", show_default=False),
+        typer.Option(
+            "--to", metavar="VERSION", help="Go back to this version, which served before.", show_default=False
+        ),
     ] = None,
     production: Annotated[
         bool, typer.Option("--production", help="Leave production also while a canary is on trial.")
@@ -88,7 +92,7 @@ def _leaving(platform: Platform, to: str | None, *, is_production: bool) -> str 
 
 @app.command(rich_help_panel="Act")
 def pause(
-    reason: ReasonOption, actor: ActorOption = None, config: ConfigOption = None, as_json: JsonOption = False
+    *, reason: ReasonOption, actor: ActorOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """Stop automatic deployment; training goes on, and rollback stays on."""
     _pause(config, _cause(reason, actor), is_paused=True, as_json=as_json)
@@ -96,7 +100,7 @@ def pause(
 
 @app.command(rich_help_panel="Act")
 def resume(
-    reason: ReasonOption, actor: ActorOption = None, config: ConfigOption = None, as_json: JsonOption = False
+    *, reason: ReasonOption, actor: ActorOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """Restart automatic deployment after a pause."""
     _pause(config, _cause(reason, actor), is_paused=False, as_json=as_json)
@@ -131,7 +135,7 @@ def _follow(platform: Platform, event: Event) -> None:
     _notify(platform)
     try:
         _report(platform, event)
-    except ImportError:
+    except ModuleNotFoundError:
         return  # the base install has no Dagster to report to
     except Exception as error:  # noqa: BLE001  (see above)
         output.note(f"The change is done; Dagster could not be told: {_line(error)}")
@@ -157,7 +161,7 @@ def _report(platform: Platform, event: Event) -> None:
     """Show the change in Dagster as the watch would have."""
     from retrain_assets.defs.build import build_frame
     from retrain_assets.defs.instance import open_instance
-    from retrain_assets.defs.sensors import materialisations
+    from retrain_assets.defs.metadata import materialisations
 
     found = materialisations(build_frame(platform.settings, platform.clock), [event])
     with open_instance(platform.settings) as instance:

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ import typer
 from retrain_assets.cli import output
 from retrain_assets.cli.application import DEBUG, REFUSED, USAGE, ConfigOption, JsonOption, app, existing, problem
 from retrain_assets.core.deployment import Event
-from retrain_assets.errors import ConfigError, RetrainError
+from retrain_assets.errors import ConfigError, RetrainError, UsageError
 from retrain_assets.operations import doctor as doctors
 from retrain_assets.operations import status
 from retrain_assets.operations.doctor import Check
@@ -31,6 +32,7 @@ GUARD_ACTOR = "guard"
 
 @app.command(rich_help_panel="Keep well")
 def doctor(
+    *,
     fix: Annotated[bool, typer.Option("--fix", help="Bring the database up to date and publish the settings.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -77,6 +79,7 @@ def _dagster(settings: Settings) -> Check:
 
 @app.command(rich_help_panel="Keep well")
 def guard(
+    *,
     interval: Annotated[
         float, typer.Option(min=0.05, max=3600.0, metavar="SECONDS", help="Time between two looks.")
     ] = 1.0,
@@ -89,13 +92,16 @@ def guard(
     While the database is away it says so and tries again; meanwhile no engine sends the canary a task.
     """
     settings = problem(config)
+    lease_s = settings.config.canary.lease_seconds
+    if interval >= lease_s and not once:
+        raise UsageError(f"--interval {interval:g} is no shorter than canary.lease_seconds, {lease_s:g}; shorten it")
     watch = Guard(settings, as_json=as_json)
     if once:
         watch.look(is_patient=False)
         watch.deliver()
         return
-    output.note(f"Watching {settings.config.problem.name} every {interval:g} s; Ctrl-C ends it.")
     with _ended_by_signals() as end:
+        output.note(f"Watching {settings.config.problem.name} every {interval:g} s; Ctrl-C ends it.")
         watch.run(interval, end)
     output.note("The watch has ended; the canary gets no more tasks once its lease is over.")
 
@@ -118,7 +124,10 @@ class Guard:
 
     def run(self, interval_s: float, end: threading.Event) -> None:
         """Look every `interval_s` until `end` is set."""
-        postman = threading.Thread(target=self._deliver_until, args=(interval_s, end), name="retrain-guard-delivery")
+        # A daemon, because a channel that never answers must not keep the guard from ending.
+        postman = threading.Thread(
+            target=self._deliver_until, args=(interval_s, end), name="retrain-guard-delivery", daemon=True
+        )
         postman.start()
         try:
             while not end.is_set():
@@ -126,11 +135,11 @@ class Guard:
                 end.wait(interval_s)
         finally:
             end.set()
-            postman.join(timeout=1.0)
+            postman.join(timeout=5.0)
 
     def look(self, *, is_patient: bool = True) -> None:
-        """One tick; with patience a database that is away is said once and tried again at the next look."""
-        with self._borne("The database", is_patient=is_patient):
+        """One tick; with patience what stands in its way is said once, and the next look tries again."""
+        with self._borne("The watch", is_patient=is_patient):
             for event in tick(self._open(), GUARD_ACTOR).events:
                 self._tell(event)
 
@@ -139,7 +148,7 @@ class Guard:
         from retrain_assets.notify.channels import Channels
         from retrain_assets.notify.deliver import deliver_pending
 
-        with self._borne("Notifications: the database", is_patient=True):
+        with self._borne("Delivery", is_patient=True):
             platform = self._open()
             channels = Channels(platform.config.notifications.urls)
             name = platform.config.problem.name
@@ -164,18 +173,18 @@ class Guard:
 
     @contextmanager
     def _borne(self, who: str, *, is_patient: bool) -> Iterator[None]:
-        """Say once that something is away, and once that it is back."""
+        """Say once that something is in the way, and once that it is over."""
         try:
             yield
         except RetrainError as error:
-            if not is_patient or not error.is_retryable:
+            if not is_patient:
                 raise
-            if who not in self._trouble:
-                output.note(f"{who} is away, trying again: {_line(error)}")
-            self._trouble[who] = str(error)
+            if self._trouble.get(who) != type(error).__name__:
+                output.note(f"{who} cannot work now and goes on trying: {_line(error)}")
+            self._trouble[who] = type(error).__name__
         else:
             if self._trouble.pop(who, None) is not None:
-                output.note(f"{who} is back.")
+                output.note(f"{who} works again.")
 
 
 @contextmanager
@@ -206,7 +215,7 @@ app.add_typer(notify, name="notify", rich_help_panel="Keep well")
 
 
 @notify.command("test")
-def notify_test(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def notify_test(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Send a test message to every channel, and say which took it."""
     from retrain_assets.notify.channels import Channels
     from retrain_assets.notify.messages import sample_message
@@ -216,7 +225,7 @@ def notify_test(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     _keep_log_quiet()
     found = []
     for channel in Channels(settings.config.notifications.urls):
-        error = _attempt(lambda channel=channel: channel.send(message))
+        error = _attempt(partial(channel.send, message))
         found.append({"channel": channel.name, "ok": error is None, "error": error})
     is_well = all(result["ok"] for result in found)
     rows = [(result["channel"], "sent" if result["ok"] else "FAILED", result["error"]) for result in found]
@@ -239,5 +248,3 @@ def _attempt(act: Callable[[], None]) -> str | None:
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else f"{type(error).__name__} ({DEBUG} shows more)"
-
-

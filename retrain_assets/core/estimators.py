@@ -8,14 +8,16 @@ only through the parity gate of `core/model.py`.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from retrain_assets.core.encoding import Encoding
 from retrain_assets.core.features import FeatureType
@@ -53,6 +55,18 @@ _SKLEARN_TREE_PARAMS = (
     "max_features",
     "max_bins",
 )
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_libraries() -> ThreadpoolController:
+    """The process's thread pools; looking them up anew at each call took as long as scoring 1,000 rows."""
+    return ThreadpoolController()
+
+
+def _openmp_threads(count: int) -> AbstractContextManager[Any]:
+    """Limit scikit-learn's OpenMP threads for a while."""
+    limiter: AbstractContextManager[Any] = _loaded_libraries().limit(limits=count, user_api="openmp")
+    return limiter
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class BoostedTrees:
             Not changed.
         """
         matrix, success = _teachable(train[0]), train[1]
-        with threadpool_limits(limits=threads, user_api="openmp"):
+        with _openmp_threads(threads):
             if parent is None:
                 booster = HistGradientBoostingClassifier(
                     max_iter=params["max_iter"],
@@ -118,7 +132,7 @@ class BoostedTrees:
 
     def log_odds(self, matrix: np.ndarray) -> np.ndarray:
         """Uncalibrated log-odds of success, float64, shape (rows,)."""
-        with threadpool_limits(limits=self.threads, user_api="openmp"):
+        with _openmp_threads(self.threads):
             return np.asarray(self.booster.decision_function(matrix), dtype=np.float64)
 
     def node_arrays(self) -> list[np.ndarray]:
@@ -179,7 +193,7 @@ class LogisticModel:
         of_action = matrix[:, -1:] == np.arange(len(encoding.actions), dtype=np.float32)
         crossed = (of_action[:, :, None] * design[:, None, :]).reshape(len(design), -1)
         model = LogisticRegression(C=params["C"], max_iter=params["max_iter"], random_state=seed, fit_intercept=False)
-        with threadpool_limits(limits=threads):
+        with _loaded_libraries().limit(limits=threads):
             model.fit(np.hstack([design, crossed]), success)
         coefficients = model.coef_[0]
         shared, own = coefficients[: design.shape[1]], coefficients[design.shape[1] :]

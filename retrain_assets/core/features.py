@@ -66,6 +66,10 @@ class Feature:
         SchemaError
             Names this feature, the value and what would be accepted.
         """
+        if isinstance(value, float) and self.type is FeatureType.NUMBER and self._is_within(value):
+            return value  # what most rows hold; the rest is looked at closely below
+        if isinstance(value, bool) and self.type is FeatureType.BOOLEAN:
+            return value
         if _is_missing(value):
             if self.required:
                 raise SchemaError(self.name, "is required, but missing")
@@ -77,6 +81,12 @@ class Feature:
                 return self._read_category(value)
             case _:
                 return self._read_number(value)
+
+    def _is_within(self, number: float) -> bool:
+        """Whether a number is finite and within the limits; false for NaN."""
+        low = -math.inf if self.min is None else self.min
+        high = math.inf if self.max is None else self.max
+        return low <= number <= high and -math.inf < number < math.inf
 
     def _read_boolean(self, value: Any) -> bool:  # noqa: ANN401  (see `read`)
         if isinstance(value, bool):
@@ -96,6 +106,7 @@ class Feature:
         text = str(value).strip()
         if len(text) > MAX_TEXT_LENGTH:
             raise SchemaError(self.name, f"has {len(text)} characters; at most {MAX_TEXT_LENGTH} are accepted")
+        check_encodable(self.name, text)
         if self.categories is not None and text not in self.categories:
             raise SchemaError(self.name, f"{_shown(value)} is not one of {', '.join(self.categories)}")
         return text
@@ -111,7 +122,7 @@ class Feature:
             raise SchemaError(self.name, f"{_shown(value)} is not finite")
         if self.type is FeatureType.INTEGER and not number.is_integer():
             raise SchemaError(self.name, f"{_shown(value)} is not a whole number")
-        if (self.min is not None and number < self.min) or (self.max is not None and number > self.max):
+        if not self._is_within(number):
             low = "-inf" if self.min is None else f"{self.min:g}"
             high = "inf" if self.max is None else f"{self.max:g}"
             raise SchemaError(self.name, f"{_shown(value)} is outside {low} to {high}")
@@ -239,6 +250,21 @@ def compare_schemas(old: FeatureSchema, new: FeatureSchema) -> tuple[SchemaChang
     if compatible or old.to_dict() != new.to_dict():
         return SchemaChange.COMPATIBLE, compatible or ["features, actions or strata were reordered"]
     return SchemaChange.SAME, []
+
+
+def check_encodable(name: str, text: str) -> None:
+    """Refuse text with half a surrogate pair: no driver and no JSON can write it, so the whole batch would fail.
+
+    Raises
+    ------
+    SchemaError
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SchemaError(name, f"{_shown(text)} cannot be written as UTF-8") from None
 
 
 def _is_missing(value: Any) -> bool:  # noqa: ANN401  (see `Feature.read`)

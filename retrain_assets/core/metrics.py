@@ -226,7 +226,7 @@ def feature_importance(
     success: np.ndarray,
     *,
     seed: int = 0,
-    sample: int = 2_000,
+    sample: int = 1_000,
     repeats: int = 3,
 ) -> dict[str, float]:
     """How much log loss rises when one column is shuffled: permutation importance, Breiman (2001).
@@ -241,7 +241,7 @@ def feature_importance(
         Columns to shuffle; absent ones are left out of the answer.
     success : ndarray of bool, shape (rows,)
     seed : int, default 0
-    sample : int, default 2_000
+    sample : int, default 1_000
         At most this many rows are used.
     repeats : int, default 3
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from retrain_assets.core.canary import LimitDetector
+from retrain_assets.core.canary_math import wilson_bounds
 from retrain_assets.core.deployment import EventKind
 from retrain_assets.core.promotion import TaskResult
 
@@ -67,8 +68,8 @@ class ProductionWatch:
     n, good : the open block.
     recent : `[tasks, good per metric]` of the last closed blocks, for the alarm's words.
     tasks : all tasks seen.
-    alarmed : metrics whose alarm was raised; it is not raised again until the last `RECENT_BLOCKS` blocks meet
-        the limit, when a new incident can begin.
+    alarmed : metrics whose alarm was raised; it is not raised again until the last `RECENT_BLOCKS` blocks are
+        shown to meet the limit (one-sided 95 % Wilson bound), when a new incident can begin.
     """
 
     detectors: Mapping[str, LimitDetector]
@@ -156,5 +157,5 @@ class ProductionWatch:
 
 
 def _meets(limit: float, blocks: Sequence[tuple[int, Mapping[str, int]]], metric: str) -> bool:
-    tasks = sum(n for n, _ in blocks)
-    return len(blocks) >= RECENT_BLOCKS and sum(good[metric] for _, good in blocks) >= limit * tasks
+    tasks, good = sum(n for n, _ in blocks), sum(events[metric] for _, events in blocks)
+    return len(blocks) >= RECENT_BLOCKS and wilson_bounds(tasks, good)[0] >= limit

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from retrain_assets.core.features import FeatureSchema, FeatureValue
+from retrain_assets.core.features import FeatureSchema, FeatureValue, check_encodable
 from retrain_assets.errors import SchemaError
 
 MISSING = "missing"
@@ -22,6 +22,9 @@ MISSING = "missing"
 
 FUTURE_SKEW = timedelta(minutes=5)
 """How far ahead of the receiver's clock a timestamp may lie before it is refused."""
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""A timestamp before it is a mistake; years below 1000 would also not sort as text."""
 
 MAX_ID_LENGTH = 200
 MAX_REASON_LENGTH = 2_000
@@ -204,8 +207,9 @@ def read_outcome(raw: Mapping[str, Any], rules: OutcomeRules, now: datetime) -> 
     if occurred_at > now + FUTURE_SKEW:
         raise SchemaError("timestamp", f"{occurred_at.isoformat()} lies in the future (now {now.isoformat()})")
     outcome_id = _optional_text("outcome_id", raw.get("outcome_id"), MAX_ID_LENGTH)
+    replaces = _optional_text("replaces", raw.get("replaces"), MAX_ID_LENGTH)
     return Outcome(
-        outcome_id=outcome_id or derive_outcome_id(task_id, attempt, decision_id, occurred_at),
+        outcome_id=outcome_id or derive_outcome_id(task_id, attempt, decision_id, occurred_at, replaces),
         task_id=task_id,
         attempt=attempt,
         decision_id=decision_id,
@@ -219,21 +223,26 @@ def read_outcome(raw: Mapping[str, Any], rules: OutcomeRules, now: datetime) -> 
         received_at=now,
         model_version=_optional_text("model_version", raw.get("model_version"), MAX_ID_LENGTH),
         propensity=_propensity(raw.get("propensity")),
-        replaces=_optional_text("replaces", raw.get("replaces"), MAX_ID_LENGTH),
+        replaces=replaces,
         features=_features({k: v for k, v in raw.items() if k not in FIXED_FIELDS}, rules, decision_id),
     )
 
 
-def derive_outcome_id(task_id: str, attempt: int, decision_id: str | None, occurred_at: datetime) -> str:
+def derive_outcome_id(
+    task_id: str, attempt: int, decision_id: str | None, occurred_at: datetime, replaces: str | None = None
+) -> str:
     """The idempotency key of an outcome that names none.
 
     One outcome a decision; without a decision, one outcome a task, attempt and instant. `task_id` alone is
-    not unique: one task may be tried three times within twenty minutes.
+    not unique: one task may be tried three times within twenty minutes. A correction has a key of its own,
+    or it would be taken for the row that it `replaces`.
     """
-    if decision_id:
+    if decision_id and not replaces:
         return f"d-{decision_id}"
     content = f"{task_id}\x1f{attempt}\x1f{occurred_at.astimezone(UTC).isoformat()}"
-    return "t-" + hashlib.sha256(content.encode()).hexdigest()[:32]
+    if not replaces:
+        return "t-" + hashlib.sha256(content.encode()).hexdigest()[:32]
+    return "r-" + hashlib.sha256(f"{content}\x1f{replaces}".encode()).hexdigest()[:32]
 
 
 def read_result(value: Any) -> Result:  # noqa: ANN401  (see `OutcomeRules.action`)
@@ -268,7 +277,13 @@ def read_instant(name: str, value: Any) -> datetime:  # noqa: ANN401  (see `Outc
         raise SchemaError(name, f"{value!r} is not a datetime or ISO 8601 text")
     if instant.tzinfo is None or instant.utcoffset() is None:
         raise SchemaError(name, f"{value!r} has no offset from UTC; add one, such as +00:00")
-    return instant.astimezone(UTC)
+    try:
+        instant = instant.astimezone(UTC)
+    except OverflowError:
+        raise SchemaError(name, f"{value!r} is not an instant that UTC can name") from None
+    if instant < EARLIEST:
+        raise SchemaError(name, f"{value!r} lies before 1970")
+    return instant
 
 
 def is_absent(value: Any) -> bool:  # noqa: ANN401  (see `OutcomeRules.action`)
@@ -294,11 +309,20 @@ def _features(given: dict[str, Any], rules: OutcomeRules, decision_id: str | Non
     return read | {name: given[name] for name in unknown if not is_absent(given[name]) and _plain(name, given[name])}
 
 
-def _plain(name: str, value: Any) -> bool:  # noqa: ANN401  (see `OutcomeRules.action`)
+def _plain(name: Any, value: Any) -> bool:  # noqa: ANN401  (see `OutcomeRules.action`)
+    if not isinstance(name, str):
+        raise SchemaError(str(name), "is no column name; names are text")
+    check_encodable(name, name)
     if isinstance(value, str) and len(value) > MAX_REASON_LENGTH:
         raise SchemaError(name, f"has {len(value)} characters; at most {MAX_REASON_LENGTH} are accepted")
     if value is not None and not isinstance(value, str | int | float | bool):
         raise SchemaError(name, f"is a {type(value).__name__}; send text, a number or a boolean")
+    if isinstance(value, str):
+        check_encodable(name, value)
+    elif isinstance(value, float) and math.isinf(value):
+        raise SchemaError(name, f"{value!r} is not finite")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SchemaError(name, "is too large for a whole number of 64 bits")
     return not is_absent(value)
 
 
@@ -319,6 +343,7 @@ def _optional_text(name: str, value: Any, limit: int) -> str | None:  # noqa: AN
         raise SchemaError(name, f"has {len(text)} characters; at most {limit} are accepted")
     if "\x00" in text:
         raise SchemaError(name, "holds a NUL character, which no database keeps")
+    check_encodable(name, text)
     return text or None
 
 

@@ -27,6 +27,8 @@ from retrain_assets.core.outcomes import Arm, Result
 
 RECENT_TASKS = 200
 """Production's last tasks that must meet a limit again before an incident ends."""
+RESUME_LEVEL = 10.0
+"""Evidence below which a held trial goes on. It is held at 20: one level for both would hold and resume at every block."""
 COUNTED = ("success", "error", "response_time")
 """The metrics that count at the task's timeout."""
 TRACE_POINTS = 400
@@ -283,6 +285,8 @@ def _moved(state: TrialState, verdict: Verdict, now: datetime) -> Advance:
         case VerdictKind.HOLD:
             return _frozen(state, verdict, "hold", Move.HOLD, now)
     if state.condition == "incident" and not _has_recovered(state):
+        return Advance(state, verdict, Move.NONE)
+    if state.condition == "hold" and state.evidence.relative >= RESUME_LEVEL:
         return Advance(state, verdict, Move.NONE)
     if state.condition:
         move = Move.RECOVER if state.condition == "incident" else Move.RESUME

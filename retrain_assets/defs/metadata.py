@@ -101,7 +101,6 @@ def of_training(platform: Platform, training: Training) -> Metadata:
         "parent_version": training.parent_version or "none",
         **{f"test_{name}": value for name, value in of_numbers(test["overall"]).items()},
         "by_action": scores_table(test["by_action"], "action"),
-        "calibration": picture(plots.calibration_plot(test["calibration"])),
         "artefacts": dg.MetadataValue.json(training.artefacts),
         "home": dg.MetadataValue.path(str(platform.problem_home)),
     }

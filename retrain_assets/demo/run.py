@@ -25,6 +25,7 @@ from retrain_assets.defs.run import WeekResult, forget
 from retrain_assets.demo.automation import SimulatedAutomation
 from retrain_assets.demo.clock import ToldClock
 from retrain_assets.demo.flights import FlightLog, load_flights, summarise
+from retrain_assets.demo.mailbox import FILE, deliver_all, letters_to
 from retrain_assets.demo.narrator import Narrator
 from retrain_assets.demo.replay import Replay, ReplayedWeek, history_and_rest
 from retrain_assets.demo.scenarios import SCENARIOS, Played, play_all, prepare
@@ -62,6 +63,7 @@ def main(*, weeks: int = 16, config: str | Path | None = None, as_json: bool = F
     narrator.title("Where to look")
     narrator.say(f"History, models and evidence lie in {settings.problem_home}")
     narrator.say(f"Walk-forward picture: {act_1['picture']}")
+    narrator.say(f"Notifications of act 1: {settings.problem_home / FILE}")
     narrator.say(f"Both acts took {seconds:.0f} s.")
     narrator.say("Dagster UI with all of it:  make ui CONFIG=config/flights.yaml")
     if as_json:
@@ -78,7 +80,7 @@ def _flights(settings: Settings, weeks: int, narrator: Narrator) -> dict[str, An
     clock = ToldClock(history[0].week.start_at)
     platform = open_platform(settings, clock)
     (settings.problem_home / MARKER).touch()
-    with open_instance(settings) as instance:
+    with open_instance(settings) as instance, letters_to(settings.problem_home):
         forget(platform, instance)
         replay = Replay(platform, instance, clock)
         with narrator.progress(f"Importing weeks 1-{len(history)} as history", sum(map(len, history))) as step:
@@ -93,9 +95,11 @@ def _flights(settings: Settings, weeks: int, narrator: Narrator) -> dict[str, An
         if all(result.outcome != "deployed" for result in backfilled):
             raise UsageError("no model of the history passed its validation, so nothing serves; see the lines above")
         replayed: list[ReplayedWeek] = []
+        deliver_all(platform)
         with narrator.progress(f"Replaying weeks {len(history) + 1}-{weeks}", sum(map(len, rest))) as step:
             for week in replay.replay(rest, step.advance):
                 replayed.append(week)
+                deliver_all(platform)
                 narrator.say(_replayed_line(week))
     with platform.database.read() as connection:
         models = registry.versions(connection)
@@ -284,7 +288,7 @@ def _scenarios(narrator: Narrator) -> list[dict[str, Any]]:
     narrator.title("Act 2: what happens when things go wrong (simulated, truth known, seed 7)")
     automation = SimulatedAutomation(7)
     played: list[Played] = []
-    with tempfile.TemporaryDirectory(prefix="retrain-demo-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="retrain-demo-") as scratch, letters_to(Path(scratch)):
         base = Path(scratch) / "base"
         with narrator.progress("Playing the scenarios", len(SCENARIOS) + 1) as step:
             now = prepare(base, automation, datetime.now(tz=UTC))

@@ -20,14 +20,13 @@ from retrain_assets.core.outcomes import Result
 from retrain_assets.defs.run import run_weeks, throwaway_instance, watch_once
 from retrain_assets.demo.automation import Conditions, SimulatedAutomation, SimulatedTask, outcome_row
 from retrain_assets.demo.clock import ToldClock
-from retrain_assets.notify.channels import Channels
-from retrain_assets.notify.deliver import deliver_pending
+from retrain_assets.demo.mailbox import deliver_all
 from retrain_assets.operations import deploy
 from retrain_assets.operations.deploy import Cause
 from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.serving.engine import DecisionEngine
 from retrain_assets.settings import CanarySettings, Config, ProblemSettings, Settings, resolve
-from retrain_assets.store import decisions, registry
+from retrain_assets.store import decisions, outbox, registry
 from retrain_assets.store.collector import FeedbackCollector
 
 ACTOR = "demo"
@@ -205,7 +204,9 @@ def play(scenario: Scenario, home: Path, automation: SimulatedAutomation, now: d
     platform = open_platform(settings_at(home), clock)
     second = _put_on(platform, scenario)
     since = len(_events(platform))
-    channels = Channels(platform.config.notifications.urls)
+    deliver_all(platform)
+    with platform.database.read() as connection:
+        already_told = len(outbox.told(connection))
     play_ = _Play(platform, clock, automation, scenario, second)
     ends = now + timedelta(hours=scenario.hours)
     with (
@@ -218,10 +219,10 @@ def play(scenario: Scenario, home: Path, automation: SimulatedAutomation, now: d
         while clock() < ends:
             play_.five_minutes(engine, collector)
             watch_once(platform, instance, ACTOR)
-            deliver_pending(platform.database, channels, platform.config.problem.name, clock())
+            deliver_all(platform)
             if _ended(_events(platform)[since:], scenario):
                 break
-    return _played(platform, scenario, play_, _events(platform)[since:], now)
+    return _played(platform, play_, _events(platform)[since:], now, already_told)
 
 
 class _Play:
@@ -240,7 +241,7 @@ class _Play:
         self.second = second.version
         self.harmed = 0
         self._automation = automation
-        self._scenario = scenario
+        self.scenario = scenario
         self._bad: Conditions | None = None
         self._rng = np.random.default_rng(11)
         self._next = 1_000_000  # far from the tasks of the history
@@ -265,7 +266,7 @@ class _Play:
     def _serve(self, task: SimulatedTask, decision_id: str, action: str, version: str | None, bad: Conditions) -> None:
         state = self._rng.bit_generator.state
         normal = self._automation.outcome(task, action, self._rng)
-        is_harmed = self._scenario.harmed == "both" or (self._scenario.harmed == "second" and version == self.second)
+        is_harmed = self.scenario.harmed == "both" or (self.scenario.harmed == "second" and version == self.second)
         outcome = normal
         if is_harmed:
             self._rng.bit_generator.state = state  # the same draws in both times: what differs is the times' doing
@@ -281,7 +282,7 @@ class _Play:
             return [engine.predict_ranked(task.features)[0][0] for task in tasks]
 
         self._bad = self._automation.conditions(
-            success_rate=self._scenario.success_rate, error_rate=self._scenario.error_rate, choose=choose
+            success_rate=self.scenario.success_rate, error_rate=self.scenario.error_rate, choose=choose
         )
         return self._bad
 
@@ -308,20 +309,21 @@ def _ended(events: Sequence[Event], scenario: Scenario) -> bool:
     return scenario.expected is not None and any(event.kind in _ENDS for event in events)
 
 
-def _played(platform: Platform, scenario: Scenario, play_: _Play, events: Sequence[Event], began: datetime) -> Played:
+def _played(platform: Platform, play_: _Play, events: Sequence[Event], began: datetime, already_told: int) -> Played:
     with platform.database.read() as connection:
         route = registry.get_route(connection)
+        notified = outbox.told(connection)[already_told:]
         outcomes = decisions.matured_count(connection, play_.second, began, platform.now())
     told = [event for event in events if event.kind is not EventKind.DEPRECATED]
     ending = next((event for event in reversed(told) if event.kind in _ENDS), told[-1] if told else None)
     return Played(
-        scenario=scenario,
+        scenario=play_.scenario,
         verdict=ending.kind.value if ending else "nothing was done",
         reason=ending.reason if ending else "the evidence never asked for anything",
         hours=(platform.now() - began).total_seconds() / 3600,
         outcomes=outcomes,
         harmed=play_.harmed,
         serves=route.production_version,
-        notified=tuple(event.kind.value for event in told),
+        notified=tuple(notified),
         events=tuple(events),
     )

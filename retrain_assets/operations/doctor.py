@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def examine(
     checks.append(_database(settings, fault))
     if checks[-1].ok:
         platform = Platform(settings, Database(settings.database_url))
-        checks.append(_guarded("schema", lambda: _schema(platform, fault)))
+        checks.append(_guarded("schema", partial(_schema, platform, fault)))
         if checks[-1].ok:
             later = {
                 "settings": _settings,
@@ -84,7 +85,7 @@ def examine(
                 "rollback_target": _rollback_target,
                 "notifications": _notifications,
             }
-            checks += [_guarded(name, lambda look=look: look(platform)) for name, look in later.items()]
+            checks += [_guarded(name, partial(look, platform)) for name, look in later.items()]
     return [*checks, *(look(settings) for look in also)]
 
 
@@ -145,7 +146,8 @@ def _database(settings: Settings, fault: str | None) -> Check:
     except Exception as error:  # noqa: BLE001  (see `_guarded`)
         mend = "start it, or correct storage.database_url or RETRAIN_DATABASE_URL; a damaged file comes from a backup"
         return Check("database", ok=False, detail=_line(error), mend=mend)
-    return Check("database", ok=True, detail=f"{database.engine.url.render_as_string(hide_password=True)} answers")
+    where = file or database.engine.url.render_as_string(hide_password=True)
+    return Check("database", ok=True, detail=f"{where} answers")
 
 
 def _schema(platform: Platform, fault: str | None) -> Check:
@@ -154,18 +156,21 @@ def _schema(platform: Platform, fault: str | None) -> Check:
     if found == schema.HEAD:
         return Check("schema", ok=True, detail=f"revision {found} is the newest")
     detail = f"revision {found or 'none'}, this version needs {schema.HEAD}" + (f" ({fault})" if fault else "")
-    mend = "`retrain doctor --fix` brings it up to date; if that fails, the database is newer than this package: upgrade it"
+    mend = "`retrain doctor --fix` brings it up to date; if that fails, upgrade this package: the database is newer"
     return Check("schema", ok=False, detail=detail, mend=mend)
 
 
 def _settings(platform: Platform) -> Check:
     with platform.database.read() as connection:
         active = published.active(connection)
-    if active is not None and active.config_hash == platform.config.config_hash:
-        return Check("settings", ok=True, detail=f"workers read these settings ({active.config_hash})")
-    known = "none are published" if active is None else f"workers read others ({active.config_hash})"
     mend = "`retrain doctor --fix` publishes them; so does every run"
-    return Check("settings", ok=False, detail=f"{known}; these are {platform.config.config_hash}", mend=mend)
+    if active is None:
+        return Check("settings", ok=False, detail="none are published, so workers check structure only", mend=mend)
+    told, own = active.to_dict(), platform.config.to_dict()
+    if told == own:
+        return Check("settings", ok=True, detail="workers read these settings")
+    others = ", ".join(f"{block}.{key}" for block in own for key in own[block] if told[block].get(key) != own[block][key])
+    return Check("settings", ok=False, detail=f"workers read older settings; these differ: {others}", mend=mend)
 
 
 def _production(platform: Platform) -> Check:

@@ -18,6 +18,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -135,19 +136,19 @@ def import_file(
         The database went away; what was stored before stays, and the import may be repeated.
     """
     zone = _zone(timezone)
-    rows = open_rows(path)
     names = _Names(renames or {}, set(platform.config.schema.names))
-    if rows.columns is not None:
-        _check_columns(path, rows.columns, names)
     found = Imported()
-    try:
-        for batch in _batches(rows):
-            _store(platform, batch, names, zone, source or path.name, found)
-            if progress is not None:
-                progress(found.rows, rows.share())
-    except StoreUnavailable as error:
-        done = f"{found.rows:,} rows before that are stored; run the same import again, nothing is stored twice"
-        raise StoreUnavailable(f"{error} ({done})") from error
+    with closing(open_rows(path)) as rows:
+        if rows.columns is not None:
+            _check_columns(path, rows.columns, names)
+        try:
+            for batch in _batches(rows):
+                _store(platform, [_read(row, names, zone) for row in batch], source or path.name, found)
+                if progress is not None:
+                    progress(found.rows, rows.share())
+        except StoreUnavailable as error:
+            done = f"{found.rows:,} rows before that are stored; run the same import again, nothing is stored twice"
+            raise StoreUnavailable(f"{error} ({done})") from error
     found.renamed = names.used
     return found
 
@@ -215,8 +216,9 @@ def _check_columns(path: Path, columns: tuple[str, ...], names: _Names) -> None:
     present = {chosen.get(column, column) for column in columns}
     missing = [name for name in REQUIRED if name not in present]
     if missing:
-        hint = f"say which column it is with --map COLUMN={missing[0]}; the file has: {', '.join(columns) or 'no columns'}"
-        raise RetrainError(f"{path.name} has no column for {', '.join(missing)}: {hint}")
+        hint = f"say which column it is with --map COLUMN={missing[0]}"
+        has = ", ".join(columns) or "no columns"
+        raise RetrainError(f"{path.name} has no column for {', '.join(missing)}: {hint}; the file has: {has}")
 
 
 def _batches(rows: RowFile) -> Iterator[list[FileRow]]:
@@ -225,38 +227,41 @@ def _batches(rows: RowFile) -> Iterator[list[FileRow]]:
         yield batch
 
 
-def _store(
-    platform: Platform,
-    batch: Sequence[FileRow],
-    names: _Names,
-    zone: ZoneInfo | None,
-    source: str,
-    found: Imported,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A row under its right names, or (`problem`) as it stands with why it is none."""
+
+    row: FileRow
+    values: dict[str, Any]
+    problem: SchemaError | None = None
+
+
+def _read(row: FileRow, names: _Names, zone: ZoneInfo | None) -> _Read:
+    try:
+        return _Read(row, _prepared(row, names, zone))
+    except SchemaError as error:
+        return _Read(row, row.values, error)
+
+
+def _store(platform: Platform, batch: Sequence[_Read], source: str, found: Imported) -> None:
     """Store one batch in one transaction, then count it."""
-    good: list[tuple[FileRow, dict[str, Any]]] = []
-    bad: list[tuple[FileRow, SchemaError]] = []
-    for row in batch:
-        try:
-            good.append((row, _prepared(row, names, zone)))
-        except SchemaError as error:
-            bad.append((row, error))
-    now = platform.now()
+    good = [read for read in batch if read.problem is None]
+    bad = [(read, read.problem) for read in batch if read.problem is not None]
+    now, rules = platform.now(), published.outcome_rules(platform.config)
     with platform.database.write() as connection:
-        rules = published.outcome_rules(platform.config)
-        receipts = outcomes.append(connection, [values for _, values in good], rules, now, source)
-        for row, error in bad:
-            outcomes._quarantine(connection, row.values, error, now, source)  # noqa: SLF001  (no public name yet)
+        receipts = outcomes.append(connection, [read.values for read in good], rules, now, source)
+        for read, problem in bad:
+            outcomes._quarantine(connection, read.values, problem, now, source)  # noqa: SLF001  (no public name yet)
     found.rows += len(batch)
-    for (row, _), receipt in zip(good, receipts, strict=True):
+    for read, receipt in zip(good, receipts, strict=True):
         if receipt.status == "quarantined":
-            found.refuse(row, receipt.field, receipt.reason)
+            found.refuse(read.row, receipt.field, receipt.reason)
         elif receipt.status == "accepted":
             found.accepted += 1
         else:
             found.duplicate += 1
-    for row, error in bad:
-        found.refuse(row, error.field, error.message)
+    for read, problem in bad:
+        found.refuse(read.row, problem.field, problem.message)
 
 
 def _prepared(row: FileRow, names: _Names, zone: ZoneInfo | None) -> dict[str, Any]:

@@ -150,8 +150,9 @@ class Explanation:
     def outcome_in_words(self) -> str:
         """What came of the decision, in one sentence."""
         if self.outcome is None:
-            waited = f"none came in time: it counts as a failure, reason {MISSING}"
-            return waited if self.is_mature else f"none yet; it has until {self.decision.deadline_at:%Y-%m-%d %H:%M} UTC"
+            if self.is_mature:
+                return f"none came in time: it counts as a failure, reason {MISSING}"
+            return f"none yet; it has until {self.decision.deadline_at:%Y-%m-%d %H:%M} UTC"
         reason = f" ({self.outcome['failure_reason']})" if self.outcome["failure_reason"] else ""
         return f"{self.outcome['result']}{reason} at {self.outcome['occurred_at']:%Y-%m-%d %H:%M} UTC"
 

@@ -45,7 +45,7 @@ class FileRow:
 
 
 class RowFile(Protocol):
-    """A file being read. `columns` is None where every row may have its own."""
+    """A file being read; close it. `columns` is None where every row may have its own."""
 
     columns: tuple[str, ...] | None
 
@@ -55,6 +55,10 @@ class RowFile(Protocol):
 
     def share(self) -> float:
         """How much of the file has been read, 0 to 1."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
         ...
 
 
@@ -93,7 +97,11 @@ class _TextFile:
 
     def share(self) -> float:
         """How much of the file has been read, 0 to 1."""
-        return 1.0 if self._bytes.closed else min(self._bytes.tell() / self._size, 1.0)
+        return min(self._bytes.tell() / self._size, 1.0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._text.close()
 
 
 class CsvRows(_TextFile):
@@ -105,26 +113,23 @@ class CsvRows(_TextFile):
         header = self._text.readline()
         delimiter = max(DELIMITERS, key=header.count)
         try:
-            names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        except csv.Error as error:
-            raise RetrainError(f"{path.name}: its first line is no CSV header: {error}") from None
-        if doubled := {name for name in names if names.count(name) > 1}:
-            raise UsageError(f"{path.name} has two columns called {sorted(doubled)[0]!r}; rename one")
-        self.columns: tuple[str, ...] | None = tuple(names)
+            self.columns: tuple[str, ...] | None = _header(path.name, header, delimiter)
+        except RetrainError:
+            self.close()
+            raise
         self._reader = csv.reader(self._text, delimiter=delimiter)
 
     def __iter__(self) -> Iterator[FileRow]:
-        with self._text:
-            while True:
-                try:
-                    cells = next(self._reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield _unreadable(self._reader.line_num + 1, "", f"is no CSV: {error}")
-                    continue
-                if cells:
-                    yield self._row(self._reader.line_num + 1, cells)
+        while True:
+            try:
+                cells = next(self._reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield _unreadable(self._reader.line_num + 1, "", f"is no CSV: {error}")
+                continue
+            if cells:
+                yield self._row(self._reader.line_num + 1, cells)
 
     def _row(self, number: int, cells: list[str]) -> FileRow:
         names = self.columns or ()
@@ -141,10 +146,9 @@ class JsonRows(_TextFile):
     columns: tuple[str, ...] | None = None
 
     def __iter__(self) -> Iterator[FileRow]:
-        with self._text:
-            for number, line in enumerate(self._text, start=1):
-                if line.strip():
-                    yield self._row(number, line.strip())
+        for number, line in enumerate(self._text, start=1):
+            if line.strip():
+                yield self._row(number, line.strip())
 
     @staticmethod
     def _row(number: int, line: str) -> FileRow:
@@ -178,15 +182,28 @@ class ParquetRows:
         import pyarrow as pa
 
         fields = [(f.name, _as_microseconds(f.type)) for f in self._file.schema_arrow]
-        with self._file:
-            for batch in self._file.iter_batches(batch_size=_PARQUET_BATCH):
-                for values in pa.Table.from_batches([batch]).cast(pa.schema(fields), safe=False).to_pylist():
-                    self._read += 1
-                    yield FileRow(self._read, {name: _plain(value) for name, value in values.items()})
+        for batch in self._file.iter_batches(batch_size=_PARQUET_BATCH):
+            for values in pa.Table.from_batches([batch]).cast(pa.schema(fields), safe=False).to_pylist():
+                self._read += 1
+                yield FileRow(self._read, {name: _plain(value) for name, value in values.items()})
 
     def share(self) -> float:
         """How much of the file has been read, 0 to 1."""
-        return self._read / max(self._rows, 1)
+        return float(self._read / max(self._rows, 1))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _header(name: str, line: str, delimiter: str) -> tuple[str, ...]:
+    try:
+        columns = [column.strip() for column in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise RetrainError(f"{name}: its first line is no CSV header: {error}") from None
+    if doubled := {column for column in columns if columns.count(column) > 1}:
+        raise UsageError(f"{name} has two columns called {min(doubled)!r}; rename one")
+    return tuple(columns)
 
 
 def _as_microseconds(kind: Any) -> Any:  # noqa: ANN401  (pyarrow ships no types)

@@ -99,7 +99,8 @@ class Status:
         elif self.route.production_version is not None:
             lines.append("Nothing is on trial.")
         if self.route.holdback_version is not None:
-            lines.append(f"{self.route.holdback_version} is held back with {_percent(self.route.holdback_share)} of the tasks.")
+            share = _percent(self.route.holdback_share)
+            lines.append(f"{self.route.holdback_version} stays on {share} of the tasks, as holdback.")
         if self.route.paused:
             told = f" since {instant(self.paused_by.at)}: {self.paused_by.reason}" if self.paused_by else ""
             lines.append(f"Automatic deployment is paused{told}. Rollback stays on; `retrain resume` ends the pause.")

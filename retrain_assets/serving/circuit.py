@@ -31,12 +31,13 @@ class Circuit:
         How often it opened from closed.
     """
 
-    __slots__ = ("_retry_at", "_wait", "_window", "opened")
+    __slots__ = ("_is_trying", "_retry_at", "_wait", "_window", "opened")
 
     def __init__(self) -> None:
         self._window = 0
         self._wait = FIRST_WAIT
         self._retry_at: datetime | None = None
+        self._is_trying = False
         self.opened = 0
 
     @property
@@ -51,11 +52,15 @@ class Circuit:
         if now < self._retry_at:
             return False
         self._retry_at = now + self._wait  # others keep waiting while this one tries
+        self._is_trying = True
         return True
 
     def note(self, *, is_failure: bool, now: datetime) -> None:
         """Take in one answer; a good one closes an open circuit, a bad one keeps it open for twice as long."""
         if self._retry_at is not None:
+            if not self._is_trying:
+                return  # asked before the circuit opened: says nothing about whether it has recovered
+            self._is_trying = False
             if is_failure:
                 self._wait = min(self._wait * 2, LONGEST_WAIT)
                 self._retry_at = now + self._wait

@@ -18,6 +18,7 @@ from typing import Any
 
 from retrain_assets.errors import RetrainError, StoreUnavailable, UsageError
 from retrain_assets.serving.decision import Decision
+from retrain_assets.serving.fork import database_gate
 from retrain_assets.store import decision_rows
 from retrain_assets.store.database import Database
 from retrain_assets.store.decision_rows import Row
@@ -97,7 +98,7 @@ class DecisionLog:
             The log is closed.
         """
         with self._lock:
-            if len(self._queue) + self._writing >= self.capacity or self._thread is None:
+            if len(self._queue) + self._writing >= self.capacity or self._thread is None or self._is_closed:
                 self._prepare()
             self._queue.append(decision)
             self.counts["queued"] += 1
@@ -265,5 +266,5 @@ class DecisionLog:
         for start in range(0, len(batch), TURN):
             rows += [self._to_row(decision) for decision in batch[start : start + TURN]]
             time.sleep(0)  # the interpreter's own switch interval, 5 ms, would show in the latency of decisions
-        with self._database.write() as connection:
+        with database_gate, self._database.write() as connection:
             decision_rows.insert(connection, rows)

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -23,6 +22,7 @@ from typing import Any, NoReturn, Self
 from retrain_assets.core.outcomes import MAX_ID_LENGTH, MAX_REASON_LENGTH, Arm
 from retrain_assets.core.routing import assign
 from retrain_assets.errors import NoModelError, RetrainError, SchemaError
+from retrain_assets.serving import fork
 from retrain_assets.serving.decision import Decision
 from retrain_assets.serving.decision_log import DecisionLog
 from retrain_assets.serving.refresh import Bundle, Refresher, Served
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 _PRODUCTION, _FALLBACK = Arm.PRODUCTION.value, Arm.FALLBACK.value
 _MAX_ERROR_LENGTH = 500
-_engines: weakref.WeakSet[DecisionEngine] = weakref.WeakSet()
 
 
 class DecisionEngine:
@@ -86,8 +85,7 @@ class DecisionEngine:
             capacity=settings.log_queue,
             is_blocking=settings.log_full == "block",
         )
-        _watch_forks()
-        _engines.add(self)
+        fork.watch(self)
         self._resume()
 
     @classmethod
@@ -411,7 +409,8 @@ class DecisionEngine:
             self._thread = threading.Thread(target=_keep_fresh, args=arguments, name="retrain-refresh", daemon=True)
             self._thread.start()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """Begin anew in a child process; the fork itself calls this."""
         self._begin(None)  # the same seed again would make every child explore alike
         self._counts.clear()
         self._log.reset_after_fork()
@@ -420,7 +419,7 @@ class DecisionEngine:
     def _refresh_in_background(self, *, was_failing: bool) -> bool:
         """One refresh that never raises; whether it failed. Told in the log when that changes."""
         try:
-            with self._refreshing:
+            with self._refreshing, fork.database_gate:
                 self._bundle = self._refresher.refresh(self._bundle, is_patient=True)
         except Exception as error:
             self._count("refresh_failures")
@@ -443,17 +442,6 @@ def _keep_fresh(reference: weakref.ref[DecisionEngine], stop: threading.Event) -
             return
         is_failing = engine._refresh_in_background(was_failing=is_failing)  # noqa: SLF001  (see above)
         del engine
-
-
-@cache
-def _watch_forks() -> None:
-    """Let every engine know in a child process; registered once, for hooks cannot be taken back."""
-    os.register_at_fork(after_in_child=_on_fork)
-
-
-def _on_fork() -> None:
-    for engine in _engines:
-        engine._after_fork()  # noqa: SLF001  (see `_keep_fresh`)
 
 
 def _rank(

@@ -21,6 +21,7 @@ from retrain_assets.core.deployment import Event, EventKind, ModelVersion
 from retrain_assets.core.outcomes import OutcomeRules
 from retrain_assets.core.routing import Route
 from retrain_assets.errors import ArtefactRefused, ConfigError, SchemaError, StoreUnavailable
+from retrain_assets.serving import quiet_runtime  # noqa: F401  (before the artefact's own import of onnxruntime)
 from retrain_assets.serving.artefact import MANIFEST_FILE, ONNX_FILE, Artefact
 from retrain_assets.serving.circuit import Circuit
 from retrain_assets.serving.decision import Recorder

@@ -25,6 +25,7 @@ BUSY_TIMEOUT_S = 30.0
 """How long a SQLite writer waits for another one."""
 
 _ABSENT_TABLE = ("no such table", "undefinedtable", "no such column", "undefinedcolumn")
+_UNREADABLE = ("file is not a database", "disk image is malformed")
 
 
 class Database:
@@ -92,7 +93,12 @@ def _engine(url: str, process_id: int) -> Engine:  # noqa: ARG001  (a fork must 
         parsed = parsed.set(drivername="postgresql+psycopg")
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(parsed.database).expanduser().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the database's folder {folder} cannot be made: {error.strerror}; nothing was stored, try again"
+            raise StoreUnavailable(message) from error
     engine = create_engine(
         parsed,
         poolclass=NullPool if is_sqlite and parsed.database == ":memory:" else QueuePool,
@@ -139,10 +145,13 @@ def _translated() -> Iterator[None]:
     except IntegrityError:
         raise
     except (OperationalError, InterfaceError, DBAPIError) as error:
-        detail = str(error.orig or error).strip().splitlines()[0]
+        detail = next(iter(str(error.orig or error).strip().splitlines()), type(error).__name__)
         kind = type(error.orig).__name__.lower() if error.orig else ""
         if any(mark in detail.lower() or mark in kind for mark in _ABSENT_TABLE):
             message = f"the database has another schema than this version needs ({detail}); run `retrain doctor --fix`"
+            raise StoreOutdated(message) from error
+        if any(mark in detail.lower() for mark in _UNREADABLE):
+            message = f"the database cannot be read ({detail}); restore it from a copy, or name another one"
             raise StoreOutdated(message) from error
         if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
             raise StoreUnavailable(

@@ -57,7 +57,8 @@ def take_snapshot(database: Database, problem_home: Path, week: Week, schema: Fe
     digest = content_hash(week.key, table)
     relative = Path(FOLDER) / week.key / f"{digest}.parquet"
     path = problem_home / relative
-    if not path.exists():
+    # A file without a row may be anybody's, and one with other bytes than recorded is damaged: both are written anew.
+    if not _is_intact(database, digest, path):
         write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
     snapshot = Snapshot(
         content_hash=digest,
@@ -74,9 +75,20 @@ def take_snapshot(database: Database, problem_home: Path, week: Week, schema: Fe
         return _remember(connection, snapshot)
 
 
+def _is_intact(database: Database, digest: str, path: Path) -> bool:
+    with database.read() as connection:
+        recorded = connection.execute(
+            select(snapshots.c.file_sha256).where(snapshots.c.content_hash == digest)
+        ).scalar()
+    return recorded is not None and path.exists() and sha256_of(path) == recorded
+
+
 def _remember(connection: Connection, snapshot: Snapshot) -> Snapshot:
     values = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
     connection.execute(insert_new(connection, snapshots, ["content_hash"]), [values])
+    # Another writer version gives the same content other bytes.
+    mended = update(snapshots).where(snapshots.c.content_hash == snapshot.content_hash)
+    connection.execute(mended.values(file_sha256=snapshot.file_sha256))
     checked(connection, [snapshot], snapshot.last_seq)
     row = connection.execute(select(snapshots).where(snapshots.c.content_hash == snapshot.content_hash)).one()
     return _snapshot(row)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, tuple_
+from sqlalchemy import Connection, FromClause, Row, and_, func, or_, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from retrain_assets.core.outcomes import DecisionRecord, Result
@@ -52,8 +52,14 @@ def append(connection: Connection, records: Sequence[DecisionRecord]) -> None:
         connection.execute(insert_new(connection, decisions, ["decision_id"]), rows)
 
 
-def newest_outcome_seq() -> ColumnElement[Any]:
-    """Scalar subquery: the newest outcome of a decision, by its id, else by its task and attempt."""
+def newest_outcome_seq(last_seq: int | None = None) -> ColumnElement[Any]:
+    """Scalar subquery: the newest outcome of a decision, by its id, else by its task and attempt.
+
+    Parameters
+    ----------
+    last_seq : int, optional
+        Outcomes above it are not looked at; they must not hide the ones below either.
+    """
     by_id, by_task = outcomes.alias(), outcomes.alias()
     named = select(func.max(by_id.c.seq)).where(by_id.c.decision_id == decisions.c.decision_id)
     unnamed = select(func.max(by_task.c.seq)).where(
@@ -61,6 +67,8 @@ def newest_outcome_seq() -> ColumnElement[Any]:
         by_task.c.attempt == decisions.c.attempt,
         by_task.c.decision_id.is_(None),
     )
+    if last_seq is not None:
+        named, unnamed = named.where(by_id.c.seq <= last_seq), unnamed.where(by_task.c.seq <= last_seq)
     named, unnamed = named.correlate(decisions), unnamed.correlate(decisions)
     return func.coalesce(named.scalar_subquery(), unnamed.scalar_subquery())
 
@@ -257,7 +265,7 @@ def week_rows(connection: Connection, start_at: datetime, end_at: datetime, last
     joined = (
         select(decisions, *_outcome_columns())
         .select_from(decisions)
-        .outerjoin(outcomes, and_(outcomes.c.seq == newest_outcome_seq(), outcomes.c.seq <= last_seq))
+        .outerjoin(outcomes, outcomes.c.seq == newest_outcome_seq(last_seq))
         .where(decisions.c.deadline_at >= start_at, decisions.c.deadline_at < end_at)
         .order_by(decisions.c.deadline_at, decisions.c.decision_id)
     )
@@ -368,17 +376,27 @@ def first_instant(connection: Connection) -> datetime | None:
 
 
 def instants_since(connection: Connection, seq: int, last_seq: int) -> list[datetime]:
-    """When the tasks matured whose outcomes have a `seq` above `seq` and up to `last_seq`."""
+    """When the tasks matured whose outcomes have a `seq` above `seq` and up to `last_seq`.
+
+    A correction touches two: its own, and that of the outcome it replaces.
+    """
+    replaced = outcomes.alias()
+    is_new = (outcomes.c.seq > seq, outcomes.c.seq <= last_seq)
+    own = select(_matured_at(outcomes).label("at")).where(*is_new)
+    corrected = select(_matured_at(replaced).label("at")).where(*is_new, replaced.c.outcome_id == outcomes.c.replaces)
+    return [_aware(value) for query in (own, corrected) for value in connection.execute(query).scalars()]
+
+
+def _matured_at(told: FromClause) -> ColumnElement[Any]:
+    """When the task of an outcome matured: its decision's deadline, else when it occurred."""
     named, unnamed = decisions.alias(), decisions.alias()
-    by_id = select(named.c.deadline_at).where(named.c.decision_id == outcomes.c.decision_id)
+    by_id = select(named.c.deadline_at).where(named.c.decision_id == told.c.decision_id)
     by_task = select(func.max(unnamed.c.deadline_at)).where(
-        outcomes.c.decision_id.is_(None),
-        unnamed.c.task_id == outcomes.c.task_id,
-        unnamed.c.attempt == outcomes.c.attempt,
+        told.c.decision_id.is_(None),
+        unnamed.c.task_id == told.c.task_id,
+        unnamed.c.attempt == told.c.attempt,
     )
-    matured_at = func.coalesce(by_id.scalar_subquery(), by_task.scalar_subquery(), outcomes.c.occurred_at)
-    query = select(matured_at.label("at")).where(outcomes.c.seq > seq, outcomes.c.seq <= last_seq)
-    return [_aware(value) for value in connection.execute(query).scalars()]
+    return func.coalesce(by_id.scalar_subquery(), by_task.scalar_subquery(), told.c.occurred_at)
 
 
 def _aware(value: datetime | str) -> datetime:

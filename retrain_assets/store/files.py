@@ -5,6 +5,7 @@ Holds the atomic write and the digest; does not hold what is in the files.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -37,7 +38,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be written: {error}; free space or rights, then try again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a place that cannot be written has nothing to clean up either
+            temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -75,6 +75,16 @@ def failed(connection: Connection, message: Pending, now: datetime, error: str) 
     _update(connection, message, claimed_until=now + wait, last_error=error[:2_000])
 
 
+def told(connection: Connection) -> list[str]:
+    """The events that every channel has been told of, in order."""
+    table = notification_outbox
+    return list(
+        connection.execute(
+            select(table.c.event).where(table.c.delivered_at.is_not(None)).order_by(table.c.id)
+        ).scalars()
+    )
+
+
 def _update(connection: Connection, message: Pending, **values: Any) -> None:  # noqa: ANN401  (columns)
     table = notification_outbox
     statement = update(table).where(table.c.id == message.id)

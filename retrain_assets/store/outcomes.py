@@ -6,6 +6,7 @@ Holds the SQL on `outcomes` and `quarantine`; does not hold the check itself (`c
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -80,17 +81,30 @@ def _first_of_each(batch: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _quarantine(connection: Connection, raw: Mapping[str, Any], error: SchemaError, now: datetime, source: str) -> None:
-    payload = msgspec.json.encode(dict(raw), enc_hook=repr).decode()[:MAX_PAYLOAD]
+    payload = _payload(raw)
     content = hashlib.sha256(f"{source}\x1f{payload}\x1f{error}".encode(errors="replace")).hexdigest()
     values = {
         "received_at": now,
         "source": source,
-        "payload": payload.replace("\x00", "\\u0000"),
+        "payload": payload,
         "payload_hash": content,
-        "reason": error.message.replace("\x00", "\\u0000"),
-        "field": error.field,
+        "reason": _writable(error.message),
+        "field": _writable(error.field),
     }
     connection.execute(insert_new(connection, quarantine, ["payload_hash"]), [values])
+
+
+def _payload(raw: Mapping[str, Any]) -> str:
+    """The row as JSON, whatever it holds: a payload that cannot be written must not cost the batch its good rows."""
+    try:
+        payload = msgspec.json.encode(dict(raw), enc_hook=repr).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):  # half a surrogate pair, an integer of 70 bits
+        payload = json.dumps({str(key): repr(value) for key, value in raw.items()})
+    return _writable(payload[:MAX_PAYLOAD])
+
+
+def _writable(text: str) -> str:
+    return text.replace("\x00", "\\u0000").encode(errors="replace").decode()
 
 
 def count(connection: Connection) -> int:

@@ -60,7 +60,7 @@ def upgrade() -> None:
         sa.Column("stratum", sa.Text(), nullable=False),
         sa.Column("latency_ms", sa.Float(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.CheckConstraint("propensity > 0 AND propensity <= 1", name="ck_decisions_propensity"),
+        sa.CheckConstraint("propensity > 0 AND propensity <= 1", name=op.f("ck_decisions_propensity")),
         sa.PrimaryKeyConstraint("decision_id", name="pk_decisions"),
     )
     op.create_index("ix_decisions_deadline_at_decision_id", "decisions", ["deadline_at", "decision_id"], unique=False)
@@ -190,7 +190,7 @@ def upgrade() -> None:
         sa.Column("propensity", sa.Float(), nullable=True),
         sa.Column("replaces", sa.String(length=200), nullable=True),
         sa.Column("features", sa.JSON(), nullable=False),
-        sa.CheckConstraint("result IN ('success', 'failure', 'error')", name="ck_outcomes_result"),
+        sa.CheckConstraint("result IN ('success', 'failure', 'error')", name=op.f("ck_outcomes_result")),
         sa.PrimaryKeyConstraint("seq", name="pk_outcomes"),
         sa.UniqueConstraint("outcome_id", name="uq_outcomes_outcome_id"),
         sqlite_autoincrement=True,
@@ -225,12 +225,12 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("lease_until", Instant(), nullable=True),
         sa.Column("paused", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("canary_version IS NOT NULL OR share = 0", name="ck_route_share_needs_canary"),
+        sa.CheckConstraint("canary_version IS NOT NULL OR share = 0", name=op.f("ck_route_share_needs_canary")),
         sa.CheckConstraint(
-            "canary_version IS NULL OR production_version IS NOT NULL", name="ck_route_canary_needs_production"
+            "canary_version IS NULL OR production_version IS NOT NULL", name=op.f("ck_route_canary_needs_production")
         ),
-        sa.CheckConstraint("id = 1", name="ck_route_one_row"),
-        sa.CheckConstraint("share >= 0 AND share < 1", name="ck_route_share"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_route_one_row")),
+        sa.CheckConstraint("share >= 0 AND share < 1", name=op.f("ck_route_share")),
         sa.PrimaryKeyConstraint("id", name="pk_route"),
     )
     op.create_table(
