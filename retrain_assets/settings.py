@@ -62,11 +62,11 @@ def _seed_features() -> dict[str, FeatureSettings]:
         "registration_detected",
     )
     return {
-        "pa": FeatureSettings(type="number", min=0, max=100),
-        "da": FeatureSettings(type="number", min=0, max=100),
+        "pa": FeatureSettings(type="number", min=0.0, max=100.0),
+        "da": FeatureSettings(type="number", min=0.0, max=100.0),
         "site_type": FeatureSettings(type="category"),
         "platform_guess": FeatureSettings(type="category"),
-        "url_path_depth": FeatureSettings(type="integer", min=0),
+        "url_path_depth": FeatureSettings(type="integer", min=0.0),
         **{name: FeatureSettings(type="boolean") for name in flags},
     }
 

@@ -28,7 +28,7 @@ from retrain_assets.core.outcomes import Arm, Result
 RECENT_TASKS = 200
 """Production's last tasks that must meet a limit again before an incident ends."""
 RESUME_LEVEL = 10.0
-"""Evidence below which a held trial goes on. It is held at 20: one level for both would hold and resume at every block."""
+"""Evidence below which a held trial goes on. It is held at 20: with one level for both it would hold and resume in turn."""
 COUNTED = ("success", "error", "response_time")
 """The metrics that count at the task's timeout."""
 TRACE_POINTS = 400
@@ -276,33 +276,46 @@ def _judge(state: TrialState, at: datetime) -> Verdict:
     return judge(state.evidence, state.policy, context)
 
 
+_FREEZES = {
+    VerdictKind.ENVIRONMENT_INCIDENT: ("incident", Move.INCIDENT),
+    VerdictKind.HOLD: ("hold", Move.HOLD),
+}
+
+
 def _moved(state: TrialState, verdict: Verdict, now: datetime) -> Advance:
-    match verdict.kind:
-        case VerdictKind.ROLL_BACK:
-            return Advance(state, verdict, Move.ROLL_BACK)
-        case VerdictKind.ENVIRONMENT_INCIDENT:
-            return _frozen(state, verdict, "incident", Move.INCIDENT, now)
-        case VerdictKind.HOLD:
-            return _frozen(state, verdict, "hold", Move.HOLD, now)
-    if state.condition == "incident" and not _has_recovered(state):
-        return Advance(state, verdict, Move.NONE)
-    if state.condition == "hold" and state.evidence.relative >= RESUME_LEVEL:
-        return Advance(state, verdict, Move.NONE)
+    if verdict.kind is VerdictKind.ROLL_BACK:
+        return Advance(state, verdict, Move.ROLL_BACK)
+    if verdict.kind in _FREEZES:
+        return _frozen(state, verdict, *_FREEZES[verdict.kind], now)
     if state.condition:
-        move = Move.RECOVER if state.condition == "incident" else Move.RESUME
-        thawed = _thawed(state, now)
-        return Advance(thawed, _judge(thawed, now), move)
-    match verdict.kind:
-        case VerdictKind.PROMOTE if state.step < len(state.steps) - 1:
-            ahead = replace(state, step=state.step + 1, step_started_at=now, frozen_hours=0.0, look=1)
-            return Advance(ahead, verdict, Move.NEXT_STEP)
-        case VerdictKind.PROMOTE:
+        return _maybe_thawed(state, verdict, now)
+    if verdict.kind is VerdictKind.PROMOTE:
+        if state.step == len(state.steps) - 1:
             return Advance(state, verdict, Move.PROMOTE)
-        case VerdictKind.INCONCLUSIVE if state.look == 1:
+        ahead = replace(state, step=state.step + 1, step_started_at=now, frozen_hours=0.0, look=1)
+        return Advance(ahead, verdict, Move.NEXT_STEP)
+    if verdict.kind is VerdictKind.INCONCLUSIVE:
+        if state.look == 1:
             return Advance(replace(state, look=2), verdict, Move.EXTEND)
-        case VerdictKind.INCONCLUSIVE:
-            return Advance(state, verdict, Move.GIVE_UP)
+        return Advance(state, verdict, Move.GIVE_UP)
     return Advance(state, verdict, Move.NONE)
+
+
+def _frozen(state: TrialState, verdict: Verdict, condition: str, move: Move, now: datetime) -> Advance:
+    if state.condition == condition:
+        return Advance(state, verdict, Move.NONE)
+    return Advance(replace(state, condition=condition, frozen_since=state.frozen_since or now), verdict, move)
+
+
+def _maybe_thawed(state: TrialState, verdict: Verdict, now: datetime) -> Advance:
+    """Let the clock go on when what stopped it is over."""
+    is_incident = state.condition == "incident"
+    is_over = _has_recovered(state) if is_incident else state.evidence.relative < RESUME_LEVEL
+    if not is_over:
+        return Advance(state, verdict, Move.NONE)
+    stood = (now - state.frozen_since).total_seconds() / 3600 if state.frozen_since else 0.0
+    thawed = replace(state, condition="", frozen_since=None, frozen_hours=state.frozen_hours + stood)
+    return Advance(thawed, _judge(thawed, now), Move.RECOVER if is_incident else Move.RESUME)
 
 
 def _has_recovered(state: TrialState) -> bool:
@@ -312,17 +325,6 @@ def _has_recovered(state: TrialState) -> bool:
     return tasks >= RECENT_TASKS and all(
         sum(t[metric] for t in state.recent) >= limit * tasks for metric, limit in limits
     )
-
-
-def _frozen(state: TrialState, verdict: Verdict, condition: str, move: Move, now: datetime) -> Advance:
-    if state.condition == condition:
-        return Advance(state, verdict, Move.NONE)
-    return Advance(replace(state, condition=condition, frozen_since=state.frozen_since or now), verdict, move)
-
-
-def _thawed(state: TrialState, now: datetime) -> TrialState:
-    stood = (now - state.frozen_since).total_seconds() / 3600 if state.frozen_since else 0.0
-    return replace(state, condition="", frozen_since=None, frozen_hours=state.frozen_hours + stood)
 
 
 def _traced(state: TrialState, at: datetime) -> TrialState:

@@ -19,7 +19,6 @@ def build_weekly_job(frame: Frame) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         WEEKLY_JOB,
         selection=dg.AssetSelection.assets(*(frame.key(name) for name in CHAIN)),
-        partitions_def=frame.weeks,
         executor_def=dg.in_process_executor,
         description="Collect, merge, prepare, train, register, validate, stage and start the canary of one week.",
     )

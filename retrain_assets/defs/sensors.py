@@ -29,10 +29,11 @@ def build_canary_watch(frame: Frame) -> dg.SensorDefinition:
     )
     def canary_watch(platform: PlatformParam) -> dg.SensorResult | dg.SkipReason:
         found = tick(platform, "canary_watch")
-        if not found.events:
+        reported = metadata.materialisations(frame, found.events)
+        if not reported:
             reason = found.verdict.reason if found.verdict else "no canary is on trial"
             return dg.SkipReason(f"{found.tasks} tasks matured on trial: {reason}")
-        return dg.SensorResult(asset_events=metadata.materialisations(frame, found.events))
+        return dg.SensorResult(asset_events=reported)
 
     return canary_watch
 

@@ -169,7 +169,9 @@ def _settings(platform: Platform) -> Check:
     told, own = active.to_dict(), platform.config.to_dict()
     if told == own:
         return Check("settings", ok=True, detail="workers read these settings")
-    others = ", ".join(f"{block}.{key}" for block in own for key in own[block] if told[block].get(key) != own[block][key])
+    others = ", ".join(
+        f"{block}.{key}" for block in own for key in own[block] if told[block].get(key) != own[block][key]
+    )
     return Check("settings", ok=False, detail=f"workers read older settings; these differ: {others}", mend=mend)
 
 

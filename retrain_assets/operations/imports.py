@@ -251,7 +251,7 @@ def _store(platform: Platform, batch: Sequence[_Read], source: str, found: Impor
     with platform.database.write() as connection:
         receipts = outcomes.append(connection, [read.values for read in good], rules, now, source)
         for read, problem in bad:
-            outcomes._quarantine(connection, read.values, problem, now, source)  # noqa: SLF001  (no public name yet)
+            outcomes.refuse(connection, read.values, problem, now, source)
     found.rows += len(batch)
     for read, receipt in zip(good, receipts, strict=True):
         if receipt.status == "quarantined":

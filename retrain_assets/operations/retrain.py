@@ -275,11 +275,14 @@ def validate(platform: Platform, week: Week, run: Run) -> tuple[ModelVersion, Va
 
 
 def _rival(platform: Platform, model: ModelVersion) -> tuple[ModelVersion, SuccessPipeline] | None:
-    """Production and its pipeline, to be judged on the same rows; None when nothing else serves."""
+    """Production and its pipeline, to be judged on the same rows; None when nothing else serves.
+
+    Also None when production was trained on a later week: it has learnt the very rows of this test.
+    """
     from retrain_assets.core.model import pipeline_from_bytes
 
     production = _production(platform)
-    if production is None or production.version == model.version:
+    if production is None or production.version == model.version or production.week > model.week:
         return None
     return production, pipeline_from_bytes(*_pipeline_file(platform, production))
 

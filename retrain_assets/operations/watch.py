@@ -91,6 +91,16 @@ def _watch_canary(platform: Platform, connection: Connection, route: Route, acto
     rows = _read(connection, trial.cursor, now, rollout_id=trial.rollout_id)
     state = TrialState.from_dict(trial.state)
     step = advance(state, [_task(row) for row in rows], now)
+    if route.paused and step.move is Move.NEXT_STEP:
+        # Traffic stays where it is, so the trial's own clock and step must not run ahead of it.
+        stands = replace(
+            step.state,
+            step=state.step,
+            step_started_at=state.step_started_at,
+            frozen_hours=state.frozen_hours,
+            look=state.look,
+        )
+        step = replace(step, state=stands, move=Move.NONE)
     saved = replace(
         trial,
         state=step.state.to_dict(),

@@ -6,6 +6,7 @@ scoring (`artefact.py`), what is served (`refresh.py`), the log's queue (`decisi
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import random
@@ -14,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -85,6 +87,9 @@ class DecisionEngine:
             capacity=settings.log_queue,
             is_blocking=settings.log_full == "block",
         )
+        # A thread that loads a model while the interpreter ends would abort the process from inside the runtime.
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
         fork.watch(self)
         self._resume()
 
@@ -311,6 +316,7 @@ class DecisionEngine:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=5.0)
+        atexit.unregister(self._at_exit)
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -442,6 +448,11 @@ def _keep_fresh(reference: weakref.ref[DecisionEngine], stop: threading.Event) -
             return
         is_failing = engine._refresh_in_background(was_failing=is_failing)  # noqa: SLF001  (see above)
         del engine
+
+
+def _close_at_exit(reference: weakref.ref[DecisionEngine]) -> None:
+    if (engine := reference()) is not None:
+        engine.close()
 
 
 def _rank(

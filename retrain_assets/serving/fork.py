@@ -1,4 +1,4 @@
-"""What a fork means for engines: no thread of theirs is inside a database driver at that instant, and children start anew.
+"""What a fork means for engines: their threads are out of the database at that instant, and children start anew.
 
 Holds the gate around database calls and the hooks of the operating system's fork; does not hold what an engine renews
 in a child (`engine.py`). A lock inside SQLite or libpq that a thread holds while another one forks stays locked in the

@@ -13,6 +13,6 @@ import os
 
 os.putenv("ORT_DISABLE_TELEMETRY", "1")  # for the library's own getenv; `os.environ` stays as it is
 
-import onnxruntime  # noqa: E402  (after the switch, or it is not seen)
+import onnxruntime
 
 __all__ = ["onnxruntime"]

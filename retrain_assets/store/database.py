@@ -147,6 +147,9 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, DBAPIError) as error:
         detail = next(iter(str(error.orig or error).strip().splitlines()), type(error).__name__)
         kind = type(error.orig).__name__.lower() if error.orig else ""
+        if "not a database" in detail or "malformed" in detail:
+            message = f"the file is no intact SQLite database ({detail}); name another, or restore it from a backup"
+            raise StoreOutdated(message) from error
         if any(mark in detail.lower() or mark in kind for mark in _ABSENT_TABLE):
             message = f"the database has another schema than this version needs ({detail}); run `retrain doctor --fix`"
             raise StoreOutdated(message) from error

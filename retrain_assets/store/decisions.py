@@ -170,28 +170,28 @@ class Traffic:
 
 
 def recent_traffic(connection: Connection, since: datetime, until: datetime) -> Traffic:
-    """Decisions that matured between two instants: how many per hour, and how they ended.
+    """Tasks that matured between two instants: how many per hour, and how they ended.
 
-    The hours are counted from the first decision in the span, so that a young automation's rate is
-    not diluted by the time before it began.
+    The hours are counted from the first task in the span, so that a young automation's rate is not
+    diluted by the time before it began. Where no decision was logged yet, outcomes stand for tasks.
     """
     result = outcomes.c.result
-    query = (
-        select(
-            func.count(),
-            func.min(decisions.c.deadline_at),
-            func.count().filter(result == Result.SUCCESS.value),
-            func.count().filter(result == Result.ERROR.value),
-        )
+    counted = (func.count().filter(result == Result.SUCCESS.value), func.count().filter(result == Result.ERROR.value))
+    decided = (
+        select(func.count(), func.min(decisions.c.deadline_at), *counted)
         .select_from(decisions)
         .outerjoin(outcomes, outcomes.c.seq == newest_outcome_seq())
         .where(decisions.c.deadline_at >= since, decisions.c.deadline_at < until)
     )
-    count, first, good, errors = connection.execute(query).one()
-    if not count:
-        return Traffic(0.0, 0.85, 0.02)
-    hours = max((until - _aware(first)).total_seconds() / 3600, 1.0)
-    return Traffic(count / hours, good / count, errors / count)
+    reported = select(func.count(), func.min(outcomes.c.occurred_at), *counted).where(
+        outcomes.c.occurred_at >= since, outcomes.c.occurred_at < until
+    )
+    for query in (decided, reported):
+        count, first, good, errors = connection.execute(query).one()
+        if count:
+            hours = max((until - _aware(first)).total_seconds() / 3600, 1.0)
+            return Traffic(count / hours, good / count, errors / count)
+    return Traffic(0.0, 0.85, 0.02)
 
 
 def matured_count(connection: Connection, version: str, since: datetime, until: datetime) -> int:

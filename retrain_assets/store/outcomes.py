@@ -52,7 +52,7 @@ def append(
         try:
             good[position] = read_outcome(raw, rules, now)
         except SchemaError as error:
-            _quarantine(connection, raw, error, now, source)
+            refuse(connection, raw, error, now, source)
             given = raw.get("outcome_id")
             receipts[position] = Receipt(str(given) if given else None, "quarantined", error.message, error.field)
     stored = _insert(connection, list(good.values()))
@@ -80,7 +80,8 @@ def _first_of_each(batch: Sequence[Outcome]) -> list[Outcome]:
     return list({outcome.outcome_id: outcome for outcome in reversed(batch)}.values())[::-1]
 
 
-def _quarantine(connection: Connection, raw: Mapping[str, Any], error: SchemaError, now: datetime, source: str) -> None:
+def refuse(connection: Connection, raw: Mapping[str, Any], error: SchemaError, now: datetime, source: str) -> None:
+    """Keep a raw outcome that does not fit, with the reason and the field; the same one twice is one row."""
     payload = _payload(raw)
     content = hashlib.sha256(f"{source}\x1f{payload}\x1f{error}".encode(errors="replace")).hexdigest()
     values = {

@@ -33,7 +33,7 @@ def test_a_fresh_project_has_a_status(retrain: Any) -> None:  # noqa: ANN401
     assert "Nothing serves yet" in answer.out
     assert "retrain import FILE" in answer.out
     facts = retrain("status", "--json").json
-    assert STATUS_KEYS <= set(facts)
+    assert set(facts) >= STATUS_KEYS
     assert (facts["production"], facts["canary"], facts["evidence"], facts["events"]) == (None, None, None, [])
 
 
@@ -44,10 +44,10 @@ def test_lists_of_a_fresh_project_are_empty(retrain: Any) -> None:  # noqa: ANN4
     assert "No versions yet" in retrain("models").out
 
 
-def test_status_tells_what_serves_and_what_is_on_trial(trained: Platform, retrain: Any) -> None:  # noqa: ANN401, ARG001
+def test_status_tells_what_serves_and_what_is_on_trial(trained: Platform, retrain: Any) -> None:  # noqa: ANN401
     """The JSON has the contract's keys; the text names both versions, the share, the plan and the watch."""
     facts = retrain("status", "--json").json
-    assert STATUS_KEYS <= set(facts)
+    assert set(facts) >= STATUS_KEYS
     assert (facts["problem"], facts["production"], facts["canary"]) == ("backlinks", "v1.0.0", "v1.0.1")
     assert facts["share"] == pytest.approx(0.1)
     assert facts["paused"] is False
@@ -63,11 +63,11 @@ def test_status_tells_what_serves_and_what_is_on_trial(trained: Platform, retrai
     assert "Plan: " in told
 
 
-def test_models_are_listed_oldest_first(trained: Platform, retrain: Any) -> None:  # noqa: ANN401, ARG001
+def test_models_are_listed_oldest_first(trained: Platform, retrain: Any) -> None:  # noqa: ANN401
     """Each version with the contract's keys; `--status` picks some."""
     found = retrain("models", "--json").json
     assert [model["version"] for model in found] == ["v1.0.0", "v1.0.1"]
-    assert all(MODEL_KEYS <= set(model) for model in found)
+    assert all(set(model) >= MODEL_KEYS for model in found)
     assert all(_is_aware(model["created_at"]) for model in found)
     assert found[1]["parent"] == "v1.0.0"
     assert 0.5 < found[0]["metrics"]["test"]["overall"]["accuracy"] <= 1.0
@@ -101,10 +101,10 @@ def test_a_version_that_is_not_there_is_refused(command: str, retrain: Any) -> N
         assert "retrain models" in answer.err or "retrain run" in answer.err
 
 
-def test_history_is_the_audit_log(trained: Platform, retrain: Any) -> None:  # noqa: ANN401, ARG001
+def test_history_is_the_audit_log(trained: Platform, retrain: Any) -> None:  # noqa: ANN401
     """Events in order with the contract's keys; `--since`, `--until` and `--last` narrow it, ends included."""
     events = retrain("history", "--json").json
-    assert all(EVENT_KEYS <= set(event) for event in events)
+    assert all(set(event) >= EVENT_KEYS for event in events)
     assert all(_is_aware(event["at"]) for event in events)
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
     promoted = next(event for event in events if event["kind"] == "promoted")
@@ -122,7 +122,7 @@ def test_history_is_the_audit_log(trained: Platform, retrain: Any) -> None:  # n
 def test_lineage_leads_to_files_that_are_there(trained: Platform, retrain: Any) -> None:  # noqa: ANN401
     """Each snapshot's path, below `home`, holds the bytes that were recorded."""
     facts = retrain("lineage", "v1.0.1", "--json").json
-    assert LINEAGE_KEYS <= set(facts)
+    assert set(facts) >= LINEAGE_KEYS
     assert facts["home"] == str(trained.problem_home)
     assert facts["parent"] == "v1.0.0"
     assert len(facts["snapshots"]) == 3

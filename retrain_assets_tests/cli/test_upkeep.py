@@ -88,16 +88,36 @@ def _make_the_canary_fail(platform: Platform, tasks: int = 300) -> None:
         deadline_at = trial.started_at + timedelta(microseconds=i + 1)
         made.append(
             DecisionRecord(
-                decision_id=f"d{i}", task_id=f"t{i}", attempt=1, domain="a.org",
-                decided_at=deadline_at - timedelta(hours=1), deadline_at=deadline_at, features={},
-                actions=("comment",), action="comment", scores={"comment": 0.9}, propensity=1.0,
-                assigned_arm="canary" if is_canary else "production", arm="canary" if is_canary else "production",
-                share=route.share, model_version=route.canary_version if is_canary else route.production_version,
-                rollout_id=trial.rollout_id, stratum="blog", latency_ms=0.1,
-            )  # fmt: skip
-        )
+                decision_id=f"d{i}",
+                task_id=f"t{i}",
+                attempt=1,
+                domain="a.org",
+                decided_at=deadline_at - timedelta(hours=1),
+                deadline_at=deadline_at,
+                features={},
+                actions=("comment",),
+                action="comment",
+                scores={"comment": 0.9},
+                propensity=1.0,
+                assigned_arm="canary" if is_canary else "production",
+                arm="canary" if is_canary else "production",
+                share=route.share,
+                model_version=route.canary_version if is_canary else route.production_version,
+                rollout_id=trial.rollout_id,
+                stratum="blog",
+                latency_ms=0.1,
+            )
+        )  # fmt: skip
         result = "error" if is_canary else "success"
-        results.append({"task_id": f"t{i}", "domain": "a.org", "action_attempted": "comment", "result": result, "decision_id": f"d{i}"})
+        results.append(
+            {
+                "task_id": f"t{i}",
+                "domain": "a.org",
+                "action_attempted": "comment",
+                "result": result,
+                "decision_id": f"d{i}",
+            }
+        )
     with platform.database.write() as connection:
         decisions.append(connection, made)
     with FeedbackCollector(platform.settings.database_url) as collector:
@@ -110,7 +130,9 @@ def test_the_guard_rolls_a_bad_canary_back_by_itself(trained: Platform, retrain:
     answer = retrain("guard", "--once", "--json")
     assert answer.code == 0, answer.err
     events = [json.loads(line) for line in answer.out.splitlines()]
-    assert [(event["kind"], event["version"], event["actor"]) for event in events] == [("rolled_back", "v1.0.1", "guard")]
+    assert [(event["kind"], event["version"], event["actor"]) for event in events] == [
+        ("rolled_back", "v1.0.1", "guard")
+    ]
     facts = retrain("status", "--json").json
     assert (facts["production"], facts["canary"]) == ("v1.0.0", None)
     assert retrain("guard", "--once").out == ""

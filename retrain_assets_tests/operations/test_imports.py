@@ -207,7 +207,7 @@ def test_the_same_fault_in_many_rows_is_one_reason(platform: Platform, tmp_path:
     ("reason", "general"),
     [
         ("'a b' is not one of x, y", "is not one of x, y"),
-        ("\"it's\" is not a number", "is not a number"),
+        ('"it\'s" is not a number', "is not a number"),
         ("is required, but missing", "is required, but missing"),
         ("has 300 characters; at most 200 are accepted", "has 300 characters; at most 200 are accepted"),
         ("2027-01-01T00:00:00+00:00 lies in the future (now 2026-01-01T00:00:00+00:00)", "lies in the future"),
@@ -229,8 +229,10 @@ def test_a_time_zone_says_what_naive_timestamps_mean(platform: Platform, tmp_pat
     found = import_file(platform, _csv(tmp_path / "o.csv", rows), timezone="Europe/Berlin")
     assert _counts(found) == (3, 0, 0)
     assert [row.occurred_at for row in _stored(platform)] == [
-        datetime(2025, 12, 24, 17, tzinfo=UTC), datetime(2025, 7, 1, 16, tzinfo=UTC), datetime(2025, 7, 1, 18, tzinfo=UTC),
-    ]  # fmt: skip
+        datetime(2025, 12, 24, 17, tzinfo=UTC),
+        datetime(2025, 7, 1, 16, tzinfo=UTC),
+        datetime(2025, 7, 1, 18, tzinfo=UTC),
+    ]
     with pytest.raises(UsageError, match="'Mars/Base' is not a time zone"):
         import_file(platform, tmp_path / "o.csv", timezone="Mars/Base")
 
@@ -292,7 +294,12 @@ def test_a_file_is_what_its_name_says(platform: Platform, tmp_path: Path) -> Non
     (tmp_path / "o.xlsx").touch()
     (tmp_path / "o.json").touch()
     (tmp_path / "o.parquet").write_text("no", encoding="utf-8")
-    for name, message in (("none.csv", "does not exist"), (".", "is a folder"), ("o.xlsx", "none of"), ("o.json", "is .jsonl")):
+    for name, message in (
+        ("none.csv", "does not exist"),
+        (".", "is a folder"),
+        ("o.xlsx", "none of"),
+        ("o.json", "is .jsonl"),
+    ):
         with pytest.raises(UsageError, match=message):
             import_file(platform, tmp_path / name)
     with pytest.raises(RetrainError, match="is no Parquet file"):
@@ -315,7 +322,9 @@ def test_progress_rises_to_the_whole_file(platform: Platform, tmp_path: Path, mo
     """After each batch the rows so far and the share of the file are told."""
     monkeypatch.setattr(imports, "BATCH_ROWS", 10)
     told: list[tuple[int, float]] = []
-    import_file(platform, _csv(tmp_path / "o.csv", [_row(i) for i in range(35)]), progress=lambda *step: told.append(step))
+    import_file(
+        platform, _csv(tmp_path / "o.csv", [_row(i) for i in range(35)]), progress=lambda *step: told.append(step)
+    )
     assert [rows for rows, _ in told] == [10, 20, 30, 35]
     assert told[-1][1] == 1.0
     assert [share for _, share in told] == sorted(share for _, share in told)
@@ -342,7 +351,9 @@ def test_an_import_that_was_cut_off_is_simply_repeated(
     assert len(_stored(platform)) == 25
 
 
-def test_postgresql_imports_alike(postgresql_url: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgresql_imports_alike(
+    postgresql_url: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same file into PostgreSQL: stored once, and what is refused is quarantined there."""
     monkeypatch.setenv("RETRAIN_DATABASE_URL", postgresql_url)
     platform = _open(Config())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from retrain_assets.errors import StoreUnavailable, UsageError
 from retrain_assets.serving import decision_log
@@ -26,7 +26,8 @@ from retrain_assets.testing import START, seeded_database
 RECORDER = Recorder(Config().schema, is_keeping_unknown=True)
 
 
-def decision(number: int, **changes: Any) -> Decision:
+def decision(number: int, **changes: Any) -> Decision:  # noqa: ANN401  (the fields of `Decision`)
+    """A decision as the engine makes it."""
     values: dict[str, Any] = {
         "decision_id": f"d{number}", "task_id": f"t{number}", "action": "guest", "scores": {"guest": 0.75},
         "propensity": 0.98, "model_version": "v1.0.0", "arm": "production", "assigned_arm": "production",
@@ -47,10 +48,11 @@ class Weather:
 
 @pytest.fixture
 def weather(monkeypatch: pytest.MonkeyPatch) -> Weather:
+    """Stands between the log and the database."""
     made, real = Weather(), decision_rows.insert
     made.gate.set()
 
-    def insert(connection: Any, rows: Any) -> None:
+    def insert(connection: Connection, rows: Sequence[decision_rows.Row]) -> None:
         assert made.gate.wait(20)
         if made.is_away.is_set():
             raise StoreUnavailable("the database cannot be used now")
@@ -64,6 +66,7 @@ def weather(monkeypatch: pytest.MonkeyPatch) -> Weather:
 
 @pytest.fixture
 def database(sqlite_url: str) -> Database:
+    """An empty database with its schema."""
     return seeded_database(sqlite_url, Path(sqlite_url.removeprefix("sqlite:///")).parent, production=None).database
 
 
@@ -72,9 +75,10 @@ Make = Callable[..., DecisionLog]
 
 @pytest.fixture
 def make(database: Database) -> Iterator[Make]:
+    """Makes logs, and closes them."""
     made: list[DecisionLog] = []
 
-    def one(**settings: Any) -> DecisionLog:
+    def one(**settings: Any) -> DecisionLog:  # noqa: ANN401  (the arguments of `DecisionLog`)
         made.append(DecisionLog(database, RECORDER.row, **settings))
         return made[-1]
 
@@ -84,11 +88,13 @@ def make(database: Database) -> Iterator[Make]:
 
 
 def stored(database: Database) -> list[str]:
+    """Ids of all stored decisions."""
     with database.read() as connection:
         return list(connection.execute(select(decisions.c.decision_id).order_by(decisions.c.decision_id)).scalars())
 
 
 def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread brings about."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -219,7 +225,7 @@ def test_closing_ends_the_wait_of_a_blocked_worker(make: Make, weather: Weather)
 
 
 def test_a_dropping_log_keeps_the_newest_and_counts_the_rest(make: Make, database: Database, weather: Weather) -> None:
-    """With `drop_oldest_and_count` nobody waits: of 13 decisions at a bound of 10 the newest stay, the others are counted."""
+    """With `drop_oldest_and_count` nobody waits: of 13 at a bound of 10 the newest stay, the others are counted."""
     log = make(capacity=10, is_blocking=False)
     weather.gate.clear()
     log.put(decision(100))
@@ -302,7 +308,7 @@ class TestRows:
     """The fast way into the table stores what the slow way would."""
 
     def test_rows_are_what_the_tables_types_would_have_stored(self, database_url: str, tmp_path: Path) -> None:
-        """Encoded rows and SQLAlchemy's own inserts read back alike, on both databases; groups and rests are complete."""
+        """Encoded rows and SQLAlchemy's own inserts read back alike, on both databases, in groups and alone."""
         from retrain_assets.core.outcomes import DecisionRecord
         from retrain_assets.store import decisions as queries
 

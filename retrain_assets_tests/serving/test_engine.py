@@ -27,25 +27,30 @@ GREEDY = Config(exploration=ExplorationSettings(epsilon=0.0))
 
 
 def seed(url: str, folder: Path, config: Config = GREEDY, production: str | None = "v1.0.0") -> SeededDatabase:
+    """A database with these settings, in which a tiny model serves."""
     return seeded_database(url, folder, config=config, production=production)
 
 
 def home_of(sqlite_url: str) -> Path:
+    """The folder of a SQLite file, where engines look by themselves."""
     return Path(sqlite_url.removeprefix("sqlite:///")).parent
 
 
 @pytest.fixture
 def clock() -> FakeClock:
+    """The engine's clock."""
     return FakeClock()
 
 
 @pytest.fixture
 def seeded(sqlite_url: str) -> SeededDatabase:
+    """v1.0.0 serves, and nothing is explored."""
     return seed(sqlite_url, home_of(sqlite_url))
 
 
 @pytest.fixture
 def engine(seeded: SeededDatabase, clock: FakeClock) -> Iterator[DecisionEngine]:
+    """An engine that refreshes only when asked."""
     with DecisionEngine.from_registry(seeded.url, clock=clock, start_refresh=False) as made:
         yield made
 
@@ -140,7 +145,7 @@ def test_task_ids_are_read_as_the_collector_reads_them(engine: DecisionEngine) -
 
 
 def test_the_log_keeps_features_in_their_types(engine: DecisionEngine, seeded: SeededDatabase) -> None:
-    """Numpy numbers and texts become the schema's types; missing and unusable values are left out, plain extras kept."""
+    """Numpy numbers and texts become the schema's types; unusable values are left out, plain extras kept."""
     given = {
         "pa": np.float32(40.0), "da": "12.5", "url_path_depth": 3.0, "https_enabled": "yes", "site_type": " blog ",
         "requires_login": math.nan, "guest_supported": None, "note": "kept", "blob": object(), "ratio": math.inf,

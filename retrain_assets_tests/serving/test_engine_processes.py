@@ -18,6 +18,7 @@ from retrain_assets.testing import SeededDatabase, seeded_database
 
 @pytest.fixture
 def seeded(database_url: str, tmp_path: Path) -> SeededDatabase:
+    """v1.0.0 serves, half of the decisions are explored, and engines look 20 times a second."""
     config = Config(exploration=ExplorationSettings(epsilon=0.5), engine=EngineSettings(refresh_seconds=0.05))
     return seeded_database(database_url, tmp_path, config=config)
 
@@ -31,12 +32,14 @@ def run(seeded: SeededDatabase, script: str) -> str:
     """
     code = textwrap.dedent(start) + textwrap.dedent(script)
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def tasks(seeded: SeededDatabase) -> Counter[str]:
+    """How often each task is in the log."""
     with seeded.database.read() as connection:
         return Counter(connection.execute(select(decisions.c.task_id)).scalars())
 
@@ -139,7 +142,8 @@ def test_a_child_sees_a_switch_by_itself(seeded: SeededDatabase) -> None:
             from retrain_assets.testing import SeededDatabase
             from retrain_assets.settings import Config
             from retrain_assets.store.database import Database
-            SeededDatabase({seeded.url!r}, Path('.'), Config(), Database({seeded.url!r})).set_route(production_version='v1.0.1')
+            seeded = SeededDatabase({seeded.url!r}, Path('.'), Config(), Database({seeded.url!r}))
+            seeded.set_route(production_version='v1.0.1')
             for _ in range(400):
                 if engine.active_version == 'v1.0.1':
                     print('seen', flush=True); os._exit(0)

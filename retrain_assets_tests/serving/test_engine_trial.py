@@ -37,6 +37,7 @@ class Broken:
         self.asked = 0
 
     def score(self, features: Mapping[str, Any], actions: Sequence[str] | None = None) -> np.ndarray:
+        """As told."""
         self.asked += 1
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -45,11 +46,13 @@ class Broken:
 
 @pytest.fixture
 def clock() -> FakeClock:
+    """The engine's clock."""
     return FakeClock()
 
 
 @pytest.fixture
 def seeded(sqlite_url: str, clock: FakeClock) -> SeededDatabase:
+    """v1.0.0 serves and v1.0.1, which prefers another action, is on trial for two minutes."""
     folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
     made = seeded_database(sqlite_url, folder, config=Config(exploration=ExplorationSettings(epsilon=0.0)))
     made.add_version("v1.0.1", CANARY_SCORES, status=Status.CANARY)
@@ -61,6 +64,7 @@ def seeded(sqlite_url: str, clock: FakeClock) -> SeededDatabase:
 
 @pytest.fixture
 def engine(seeded: SeededDatabase, clock: FakeClock) -> Iterator[DecisionEngine]:
+    """An engine that refreshes only when asked."""
     with DecisionEngine.from_registry(seeded.url, clock=clock, start_refresh=False) as made:
         yield made
 
@@ -75,6 +79,7 @@ def of_canary(rollout_id: str = "trial", share: float = SHARE) -> Iterator[str]:
 
 
 def break_canary(engine: DecisionEngine, answer: Exception | float = math.nan) -> Broken:
+    """Put a broken model in the canary's place."""
     broken = Broken(answer)
     assert engine._bundle.canary is not None
     engine._bundle.canary.artefact = broken  # type: ignore[assignment]
@@ -82,6 +87,7 @@ def break_canary(engine: DecisionEngine, answer: Exception | float = math.nan) -
 
 
 def ask(engine: DecisionEngine, tasks: Iterator[str], count: int = 1) -> list[Decision]:
+    """Decide the next tasks."""
     return [engine.decide(task_id=next(tasks), features=PA, log=False) for _ in range(count)]
 
 
@@ -118,7 +124,7 @@ def test_a_task_stays_on_its_side_and_a_larger_share_keeps_the_tasks_it_had(
 def test_without_a_lease_the_canary_gets_no_task_and_there_is_no_trial(
     engine: DecisionEngine, seeded: SeededDatabase, clock: FakeClock
 ) -> None:
-    """Nobody watching means no canary, without a word from the database; what is logged is the share that was applied."""
+    """Nobody watching means no canary, without a word from the database; the share that was applied is logged."""
     tasks = of_canary()
     assert ask(engine, tasks)[0].arm == "canary"
     clock.advance(seconds=120)
@@ -277,7 +283,7 @@ def test_a_production_that_fails_at_run_time_leaves_the_default_action(sqlite_ur
         decision = engine.decide(task_id="t1", log=False)
         assert (decision.action, decision.model_version, decision.arm) == ("guest", None, "production")
         assert decision.error == "v1.0.0: RuntimeError: kernel fault"
-        with pytest.raises(NoModelError, match="production cannot answer: v1.0.0: RuntimeError: kernel fault.*rollback"):
+        with pytest.raises(NoModelError, match=r"production cannot answer: v1.0.0: RuntimeError: kernel.*rollback"):
             engine.decide(task_id="t1", actions=["forum"], log=False)
 
 

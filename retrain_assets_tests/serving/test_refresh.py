@@ -24,11 +24,13 @@ CONFIG = Config(exploration=ExplorationSettings(epsilon=0.0), engine=EngineSetti
 
 @pytest.fixture
 def clock() -> FakeClock:
+    """The engine's clock."""
     return FakeClock()
 
 
 @pytest.fixture
 def seeded(sqlite_url: str) -> SeededDatabase:
+    """v1.0.0 serves, v1.0.1 is there."""
     folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
     made = seeded_database(sqlite_url, folder, config=CONFIG)
     made.add_version("v1.0.1", {"guest": 0.9})
@@ -37,6 +39,7 @@ def seeded(sqlite_url: str) -> SeededDatabase:
 
 @pytest.fixture
 def engine(seeded: SeededDatabase, clock: FakeClock) -> Iterator[DecisionEngine]:
+    """An engine that refreshes only when asked."""
     with DecisionEngine.from_registry(seeded.url, clock=clock, start_refresh=False) as made:
         yield made
 
@@ -46,7 +49,7 @@ def damage(seeded: SeededDatabase, version: str, name: str = "model.onnx") -> Pa
     with seeded.database.read() as connection:
         model = registry.get_version(connection, version)
     assert model is not None
-    file = seeded.problem_home / model.artefacts[name]["path"]
+    file = seeded.problem_home / str(model.artefacts[name]["path"])
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -54,6 +57,7 @@ def damage(seeded: SeededDatabase, version: str, name: str = "model.onnx") -> Pa
 
 
 def refusals(seeded: SeededDatabase) -> list[tuple[str | None, int | None, str]]:
+    """Version, epoch and reason of every refusal on record."""
     with seeded.database.read() as connection:
         events = registry.events(connection, kinds=(EventKind.ARTEFACT_REFUSED,))
     return [(event.version, event.epoch, event.reason) for event in events]
