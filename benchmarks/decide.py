@@ -25,7 +25,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from retrain_assets.core.deployment import Status
 from retrain_assets.core.model import TrainSpec, pack, train
@@ -104,7 +104,7 @@ def serve_model(folder: Path, rows: pd.DataFrame) -> SeededDatabase:
     seeded = seeded_database(f"sqlite:///{folder / 'retrain.db'}", folder, config=config, production=None)
     cut = int(len(rows) * 0.8)
     model = train(rows[:cut], rows[cut:], config.schema, TrainSpec())
-    packed = pack(model, lambda onnx, manifest: Artefact.load(onnx, manifest))
+    packed = pack(model, Artefact.load)
     entries = {name: models.put(folder, name, packed.files[name]) for name in (ONNX_FILE, MANIFEST_FILE)}
     seeded.add_version("v1.0.0", status=Status.PRODUCTION)
     with seeded.database.write() as connection:

@@ -28,7 +28,7 @@ from retrain_assets.core.outcomes import Arm, Result
 RECENT_TASKS = 200
 """Production's last tasks that must meet a limit again before an incident ends."""
 RESUME_LEVEL = 10.0
-"""Evidence below which a held trial goes on. It is held at 20: with one level for both it would hold and resume in turn."""
+"""Evidence below which a held trial goes on; it is held at 20. With one level for both it would flap."""
 COUNTED = ("success", "error", "response_time")
 """The metrics that count at the task's timeout."""
 TRACE_POINTS = 400

@@ -30,10 +30,10 @@ from retrain_assets.store import decisions, outbox, registry
 from retrain_assets.store.collector import FeedbackCollector
 
 ACTOR = "demo"
-TASKS_PER_HOUR = 500
-WEEKS_OF_HISTORY = 2
-TASKS_PER_WEEK = 4_000
-TICK = timedelta(minutes=5)
+TASKS_PER_HOUR = 1_200
+HISTORY = (1_500, 6_500)
+"""Tasks of the two weeks that teach the two versions: the second one has learnt from both, and is the better one."""
+TICK = timedelta(minutes=10)
 TAKES = timedelta(minutes=10)
 """How long a task takes until its outcome is known; it matures after the task timeout of an hour."""
 
@@ -156,8 +156,8 @@ class Played:
 
 def settings_at(home: Path) -> Settings:
     """The shipped automation's settings, everything written below `home`."""
-    # Ticks come every five minutes of told time; the shipped lease of two minutes would run out in between.
-    config = Config(problem=ProblemSettings(name="simulated"), canary=CanarySettings(lease_seconds=900))
+    # The watch looks every ten minutes of told time; the shipped lease of two minutes would run out in between.
+    config = Config(problem=ProblemSettings(name="simulated"), canary=CanarySettings(lease_seconds=1_800))
     return resolve(config, None, environ={"RETRAIN_HOME": str(home)})
 
 
@@ -177,9 +177,8 @@ def prepare(home: Path, automation: SimulatedAutomation, now: datetime) -> datet
     week = platform.calendar.newest_closed(now)
     weeks = [platform.calendar.before(week), week]
     with FeedbackCollector(platform.database.url, config=platform.config, clock=clock) as collector:
-        for number, taught in enumerate(weeks):
-            first = number * TASKS_PER_WEEK
-            collector.append_outcomes(automation.history(TASKS_PER_WEEK, taught.start_at, taught.end_at, first=first))
+        for count, taught in zip(HISTORY, weeks, strict=True):
+            collector.append_outcomes(automation.history(count, taught.start_at, taught.end_at, first=10 * count))
     with throwaway_instance() as instance:
         for taught in weeks:
             clock.tell(taught.end_at + TICK)
@@ -217,7 +216,7 @@ def play(scenario: Scenario, home: Path, automation: SimulatedAutomation, now: d
         ) as engine,
     ):
         while clock() < ends:
-            play_.five_minutes(engine, collector)
+            play_.one_tick(engine, collector)
             watch_once(platform, instance, ACTOR)
             deliver_all(platform)
             if _ended(_events(platform)[since:], scenario):
@@ -226,7 +225,7 @@ def play(scenario: Scenario, home: Path, automation: SimulatedAutomation, now: d
 
 
 class _Play:
-    """One scenario's traffic: five minutes at a time."""
+    """One scenario's traffic, from one look of the watch to the next."""
 
     def __init__(
         self,
@@ -247,7 +246,7 @@ class _Play:
         self._next = 1_000_000  # far from the tasks of the history
         self._waiting: list[tuple[datetime, dict[str, Any]]] = []
 
-    def five_minutes(self, engine: DecisionEngine, collector: FeedbackCollector) -> None:
+    def one_tick(self, engine: DecisionEngine, collector: FeedbackCollector) -> None:
         """Decide, let outcomes become known, hand them in."""
         engine.refresh()
         bad = self._bad or self._solve(engine)

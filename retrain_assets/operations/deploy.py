@@ -7,7 +7,6 @@ needs neither Dagster, pandas nor scikit-learn.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -320,7 +319,7 @@ def _start_trial(platform: Platform, connection: Connection, route: Route, model
     now, canary = platform.now(), platform.config.canary
     registry.move(connection, model.version, model.status, Status.CANARY)
     policy, planned = plan_trial(platform, connection, now)
-    rollout_id = f"{model.version}-{secrets.token_hex(4)}"
+    rollout_id = f"{model.version}-e{route.epoch + 1}"  # no chance in it: a replay assigns tasks alike
     state = TrialState.start(policy, canary.ramp, canary.duration_hours, now, planned)
     trials.start(
         connection,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import random
 import threading
 import time
 import weakref
@@ -19,15 +18,15 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-from retrain_assets.core.outcomes import MAX_ID_LENGTH, MAX_REASON_LENGTH, Arm
-from retrain_assets.core.routing import assign
-from retrain_assets.errors import NoModelError, RetrainError, SchemaError
+from retrain_assets.errors import RetrainError
 from retrain_assets.serving import fork
+from retrain_assets.serving.answer import Answers, refuse, trial_of
 from retrain_assets.serving.decision import Decision
 from retrain_assets.serving.decision_log import DecisionLog
-from retrain_assets.serving.refresh import Bundle, Refresher, Served
+from retrain_assets.serving.refresh import Refresher
+from retrain_assets.serving.request import read_attempt, read_domain, read_features, read_id
 from retrain_assets.settings import Config, load_settings
 from retrain_assets.store import schema
 from retrain_assets.store.database import Database
@@ -35,8 +34,6 @@ from retrain_assets.store.decision_rows import Row
 
 logger = logging.getLogger(__name__)
 
-_PRODUCTION, _FALLBACK = Arm.PRODUCTION.value, Arm.FALLBACK.value
-_MAX_ERROR_LENGTH = 500
 
 
 class DecisionEngine:
@@ -75,10 +72,11 @@ class DecisionEngine:
     ) -> None:
         self._clock = clock or _utc_now
         self._refresher = refresher
-        self._counts = refresher.counts
+        self._answers = Answers(seed)
+        refresher.counts = self._answers.counts
         self._is_refreshing = start_refresh
         self._is_closed = False
-        self._begin(seed)
+        self._begin()
         self._bundle = refresher.refresh(None)
         settings = (self._bundle.terms.config or Config()).engine
         self._log = DecisionLog(
@@ -203,11 +201,11 @@ class DecisionEngine:
         if self._is_forked:
             self._resume()
         bundle = self._bundle  # read once: the whole decision comes from one state of traffic
-        task, given = _read_id(task_id), _read_features(features)
+        task, given = read_id(task_id), read_features(features)
         candidates = bundle.terms.actions if actions is None else bundle.candidates(actions)
-        assigned, arm, served, scores, error = self._answer(bundle, task, given, candidates, now)
-        action, propensity = self._choose(bundle, scores, candidates, error)
-        share, rollout_id = _trial_of(bundle, now)
+        assigned, arm, served, scores, error = self._answers.answer(bundle, task, given, candidates, now)
+        action, propensity = self._answers.choose(bundle, scores, candidates, error)
+        share, rollout_id = trial_of(bundle, now)
         decision = Decision(
             decision_id=_new_id(),
             task_id=task,
@@ -218,8 +216,8 @@ class DecisionEngine:
             arm=arm,
             assigned_arm=assigned,
             latency_ms=(perf_counter() - started) * 1e3,
-            attempt=_read_attempt(attempt),
-            domain=_read_domain(domain),
+            attempt=read_attempt(attempt),
+            domain=read_domain(domain),
             features=given,
             actions=candidates,
             decided_at=now,
@@ -260,8 +258,8 @@ class DecisionEngine:
         bundle = self._bundle
         candidates = bundle.terms.actions if actions is None else bundle.candidates(actions)
         if bundle.production is None:
-            _refuse(bundle, candidates, None)
-        return bundle.production.rank(_read_features(features), candidates)
+            refuse(bundle, candidates, None)
+        return bundle.production.rank(read_features(features), candidates)
 
     def predict_ranked(
         self, features: Mapping[str, Any] | None = None, actions: Iterable[str] | None = None
@@ -284,7 +282,7 @@ class DecisionEngine:
         `artefacts_refused`, and of the log `log_queued`, `log_written`, `log_dropped`, `log_refused`, `log_lost`,
         `log_retries`.
         """
-        return dict(self._counts) | {f"log_{name}": count for name, count in self._log.counts.copy().items()}
+        return dict(self._answers.counts) | {f"log_{name}": count for name, count in self._log.counts.copy().items()}
 
     def refresh(self) -> bool:
         """Look once at what is to be served; True when it changed.
@@ -310,7 +308,7 @@ class DecisionEngine:
         self._log.flush(timeout_s)
 
     def close(self) -> None:
-        """Stop refreshing and write what waits for the log; a second call does nothing."""
+        """Stop refreshing, write what waits for the log, and close the connections; a second call does nothing."""
         self._is_closed = True
         self._stop.set()
         thread = self._thread
@@ -318,6 +316,7 @@ class DecisionEngine:
             thread.join(timeout=5.0)
         atexit.unregister(self._at_exit)
         self._log.close()
+        self._refresher.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -327,87 +326,20 @@ class DecisionEngine:
     ) -> None:
         self.close()
 
-    def _answer(
-        self, bundle: Bundle, task: str, given: dict[str, Any], candidates: tuple[str, ...], now: datetime
-    ) -> tuple[str, str, Served | None, dict[str, float], str | None]:
-        """Assigned arm, serving arm, who answered, its scores, and why the assigned arm did not."""
-        assigned = assign(bundle.route, task, now)
-        served = bundle.canary if assigned is Arm.CANARY else bundle.holdback
-        if assigned is Arm.PRODUCTION or served is None:
-            return _PRODUCTION, _PRODUCTION, *_rank(bundle.production, given, candidates)
-        is_asked = bundle.circuit.allows(now)
-        began = perf_counter()
-        if not is_asked:
-            error: str | None = f"the circuit of {served.version} is open after repeated failures"
-        else:
-            try:
-                scores = served.rank(given, candidates)
-                self._note_trial(bundle, (perf_counter() - began) * 1e3 > bundle.terms.slow_ms, "trial_slow", now)
-                return assigned.value, assigned.value, served, scores, None
-            except Exception as failure:  # noqa: BLE001  (nothing that a model on trial does may cost a task)
-                error = _told(served, failure)
-        answer = _rank(bundle.production, given, candidates)
-        if is_asked:  # only now: a task that does not fit production either is not the trial's fault
-            self._note_trial(bundle, True, "trial_failures", now)
-        self._count("fallbacks")
-        return assigned.value, _FALLBACK, answer[0], answer[1], error if answer[2] is None else f"{error}; {answer[2]}"
-
-    def _note_trial(self, bundle: Bundle, is_failure: bool, name: str, now: datetime) -> None:  # noqa: FBT001
-        circuit = bundle.circuit
-        if not is_failure:
-            circuit.note(is_failure=False, now=now)
-            return
-        opened = circuit.opened
-        circuit.note(is_failure=True, now=now)
-        self._count(name)
-        if circuit.opened > opened:
-            self._count("circuit_opened")
-            logger.warning("the model on trial failed repeatedly (%s); production answers its tasks", name)
-
-    def _choose(
-        self, bundle: Bundle, scores: dict[str, float], candidates: tuple[str, ...], error: str | None
-    ) -> tuple[str, float]:
-        """The action and the probability with which it was chosen."""
-        if not scores:
-            return self._default(bundle, candidates, error), 1.0
-        best = next(iter(scores))
-        others = len(candidates) - 1
-        epsilon = bundle.terms.epsilon
-        if not others or not epsilon:
-            return best, 1.0
-        # The draw has nothing to do with the task's hash: exploration is alike on every side of a trial.
-        if self._random() >= epsilon:
-            return best, 1.0 - epsilon
-        self._count("explored")
-        explored = [action for action in candidates if action != best][int(self._random() * others)]
-        return explored, epsilon / others
-
-    def _default(self, bundle: Bundle, candidates: tuple[str, ...], error: str | None) -> str:
-        action = bundle.terms.default_action
-        if action is None or action not in candidates:
-            _refuse(bundle, candidates, error)
-        self._count("defaults")
-        return action
-
     def _row(self, decision: Decision) -> Row:
         return self._bundle.terms.recorder.row(decision)
 
-    def _count(self, name: str) -> None:
-        with self._counting:
-            self._counts[name] += 1
-
-    def _begin(self, seed: int | None) -> None:
-        """What a process has for itself: the draws, the locks, the end signal and the thread."""
-        self._random = random.Random(seed).random
-        self._counting = threading.Lock()
+    def _begin(self) -> None:
+        """What a process has for itself: the locks, the end signal and the thread."""
         self._refreshing = threading.Lock()
+        self._starting = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_forked = False
 
     def _resume(self) -> None:
         """Start the refresh thread of this process, once."""
-        with self._counting:
+        with self._starting:
             self._is_forked = False
             if not self._is_refreshing or self._is_closed or self._thread is not None:
                 return
@@ -417,8 +349,8 @@ class DecisionEngine:
 
     def after_fork(self) -> None:
         """Begin anew in a child process; the fork itself calls this."""
-        self._begin(None)  # the same seed again would make every child explore alike
-        self._counts.clear()
+        self._answers.begin(None)  # the same seed again would make every child explore alike
+        self._begin()
         self._log.reset_after_fork()
         self._is_forked = True
 
@@ -428,7 +360,7 @@ class DecisionEngine:
             with self._refreshing, fork.database_gate:
                 self._bundle = self._refresher.refresh(self._bundle, is_patient=True)
         except Exception as error:
-            self._count("refresh_failures")
+            self._answers.count("refresh_failures")
             if not was_failing:
                 unexpected = None if isinstance(error, RetrainError) else error
                 logger.warning("serving goes on with the last state: %s", error, exc_info=unexpected)
@@ -453,109 +385,6 @@ def _keep_fresh(reference: weakref.ref[DecisionEngine], stop: threading.Event) -
 def _close_at_exit(reference: weakref.ref[DecisionEngine]) -> None:
     if (engine := reference()) is not None:
         engine.close()
-
-
-def _rank(
-    served: Served | None, given: dict[str, Any], candidates: tuple[str, ...]
-) -> tuple[Served | None, dict[str, float], str | None]:
-    """Production's answer: who gave it, its scores, and what went wrong; a task that does not fit raises."""
-    if served is None:
-        return None, {}, None
-    try:
-        return served, served.rank(given, candidates), None
-    except SchemaError:
-        raise
-    except Exception as failure:  # noqa: BLE001  (whatever the runtime raises, the default action can still answer)
-        return None, {}, _told(served, failure)
-
-
-def _trial_of(bundle: Bundle, now: datetime) -> tuple[float, str | None]:
-    """Share and rollout of the trial that this decision is part of.
-
-    Production's decisions carry them too: they are the concurrent control. Once the lease has run out nobody is sent to
-    the canary, so there is no trial to be part of, and the share that is logged stays the share that was applied.
-    """
-    route = bundle.route
-    if route.rollout_id is None:
-        return 0.0, None
-    if route.canary_version and route.lease_until is not None and now < route.lease_until:
-        return route.share, route.rollout_id
-    if route.holdback_version:
-        return route.holdback_share, route.rollout_id
-    return 0.0, None
-
-
-def _refuse(bundle: Bundle, candidates: tuple[str, ...], error: str | None) -> NoReturn:
-    """Say why there is no model, and what to do."""
-    if bundle.terms.config is None:
-        why = "no settings are published in this database yet; `retrain doctor --fix` publishes them"
-    elif error is not None:
-        why = f"production cannot answer: {error}; `retrain rollback` goes back to the version before"
-    elif bundle.seen.production_version is None:
-        why = "no version serves yet; train one with `retrain run`"
-    else:
-        version = bundle.seen.production_version
-        why = f"production could not be loaded: {bundle.refused.get(version, version)}"
-    default = bundle.terms.default_action
-    if default is None:
-        then = "or set problem.default_action"
-    else:
-        then = f"and problem.default_action {default!r} is none of the candidates {', '.join(candidates)}"
-    raise NoModelError(f"{why}, {then}")
-
-
-def _told(served: Served, failure: Exception) -> str:
-    return f"{served.version}: {type(failure).__name__}: {failure}"[:_MAX_ERROR_LENGTH]
-
-
-def _read_id(value: Any) -> str:  # noqa: ANN401  (a worker sends whatever it has)
-    """The task's id as the collector reads it, so that decision and outcome meet."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SchemaError("task_id", f"{value!r} is not text")
-    text = str(value).strip()
-    if not text:
-        raise SchemaError("task_id", "is required, but missing")
-    if len(text) > MAX_ID_LENGTH:
-        raise SchemaError("task_id", f"has {len(text)} characters; at most {MAX_ID_LENGTH} are accepted")
-    _check_text("task_id", text)
-    return text
-
-
-def _read_domain(value: Any) -> str | None:  # noqa: ANN401  (see `_read_id`)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise SchemaError("domain", f"{value!r} is not text")
-    if len(value) > MAX_REASON_LENGTH:
-        raise SchemaError("domain", f"has {len(value)} characters; at most {MAX_REASON_LENGTH} are accepted")
-    _check_text("domain", value)
-    return value.strip() or None
-
-
-def _check_text(name: str, text: str) -> None:
-    if text.isascii() and text.isprintable():
-        return
-    if "\x00" in text:
-        raise SchemaError(name, "holds a NUL character, which no database keeps")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise SchemaError(name, "holds half a character (a lone surrogate), which is no text") from None
-
-
-def _read_attempt(value: Any) -> int:  # noqa: ANN401  (see `_read_id`)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-        raise SchemaError("attempt", f"{value!r} is not a whole number of at least 1")
-    return value
-
-
-def _read_features(features: Any) -> dict[str, Any]:  # noqa: ANN401  (see `_read_id`)
-    """A copy: the caller may change its mapping while the log still holds the decision."""
-    if features is None:
-        return {}
-    if not isinstance(features, Mapping):
-        raise SchemaError("features", f"is a {type(features).__name__}; send a mapping of names to values")
-    return dict(features)
 
 
 def _new_id() -> str:

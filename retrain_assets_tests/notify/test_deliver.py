@@ -60,9 +60,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def database(database_url: str, tmp_path: Path) -> Database:
+def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
     """An empty database with its schema."""
-    return seeded_database(database_url, tmp_path, production=None).database
+    made = seeded_database(database_url, tmp_path, production=None).database
+    yield made
+    made.close()
 
 
 def put(database: Database, clock: FakeClock, *versions: str) -> None:

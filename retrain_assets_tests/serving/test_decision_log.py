@@ -325,6 +325,7 @@ class TestRows:
         with database.read() as connection:
             found = [queries.get(connection, f"d{number}") for number in range(count)]
             twin = queries.get(connection, "slow")
+        database.close()
         assert all(found)
         assert found[0] is not None
         assert twin is not None

@@ -82,8 +82,10 @@ def test_every_decision_is_in_the_log_with_all_its_columns(
     with DecisionEngine.from_registry(database_url, problem_home=tmp_path, clock=clock, start_refresh=False) as engine:
         decision = engine.decide(task_id="t1", domain="a.org", features=FEATURES, actions=["guest", "forum"], attempt=2)
         engine.flush()
-    with Database(database_url).read() as connection:
+    database = Database(database_url)
+    with database.read() as connection:
         logged = decisions.get(connection, decision.decision_id)
+    database.close()
     assert logged is not None
     names = ("task_id", "attempt", "domain", "action", "scores", "propensity", "arm", "assigned_arm", "model_version")
     assert {name: getattr(logged, name) for name in names} == {name: getattr(decision, name) for name in names}
@@ -311,6 +313,7 @@ class TestWithoutAModel:
         """A worker creates nothing on a server."""
         with pytest.raises(StoreOutdated, match="retrain doctor --fix"):
             DecisionEngine.from_registry(postgresql_url, start_refresh=False)
+        Database(postgresql_url).close()
 
 
 class TestWhereTheFilesLie:

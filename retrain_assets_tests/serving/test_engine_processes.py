@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from retrain_assets.testing import SeededDatabase, seeded_database
 
 
 @pytest.fixture
-def seeded(database_url: str, tmp_path: Path) -> SeededDatabase:
+def seeded(database_url: str, tmp_path: Path) -> Iterator[SeededDatabase]:
     """v1.0.0 serves, half of the decisions are explored, and engines look 20 times a second."""
     config = Config(exploration=ExplorationSettings(epsilon=0.5), engine=EngineSettings(refresh_seconds=0.05))
-    return seeded_database(database_url, tmp_path, config=config)
+    made = seeded_database(database_url, tmp_path, config=config)
+    yield made
+    made.database.close()
 
 
 def run(seeded: SeededDatabase, script: str) -> str:
