@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "retrain_assets"
-HEAVY = ("dagster", "joblib", "matplotlib", "onnx", "pandas", "pyarrow", "scipy", "skl2onnx", "sklearn")
+HEAVY = ("dagster", "joblib", "matplotlib", "onnx", "pandas", "pyarrow", "scipy", "sklearn")
 MAX_ASSET_LINES = 15
 MAX_SENSOR_LINES = 25
 MAX_DEFINITIONS_LINES = 20
