@@ -289,7 +289,7 @@ def load_settings(path: str | Path | None = None, *, environ: Mapping[str, str] 
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        hint = "name one with --config or RETRAIN_CONFIG, or write one with `retrain init`"
+        hint = "name one with --config or RETRAIN_CONFIG, or copy the one that comes with the repository"
         raise ConfigError([f"{file} does not exist; {hint}"], "configuration") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file} cannot be read: {error}"], "configuration") from error

@@ -108,7 +108,7 @@ def sources() -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ nothing left out
+# ----------------------------------------------------------------------------------------------------- nothing left out
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
@@ -173,9 +173,9 @@ def test_every_job_schedule_sensor_and_check_is_documented() -> None:
     """What the Dagster UI shows beside the assets is explained on the Dagster page."""
     defs = build_defs(load_settings(ROOT / "config" / "retrain.yaml"))
     repository = defs.get_repository_def()
-    automations = [*repository.schedule_defs, *repository.sensor_defs]
     names = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    names |= {automation.name for automation in automations}
+    names |= {schedule.name for schedule in repository.schedule_defs}
+    names |= {sensor.name for sensor in repository.sensor_defs}
     names |= {"has_tasks", "uses_newest_snapshots"}
     assert len(names) >= 8
     assert [name for name in sorted(names) if f"`{name}`" not in text(DOCS / "how-to" / "dagster.md")] == []

@@ -29,7 +29,6 @@ from retrain_assets.errors import UsageError
 from retrain_assets.operations import deploy, status
 from retrain_assets.operations.deploy import Cause
 from retrain_assets.operations.platform import Platform
-from retrain_assets.store import registry
 
 NOTIFY_BUDGET_S = 10.0
 """How long a command waits for its channels; what they did not take is sent later by the watch."""
@@ -74,20 +73,11 @@ def rollback(
     --production or --to, traffic goes to the last version that served before and was not itself rolled back.
     """
     platform = existing(problem(config))
-    leaving = _leaving(platform, to, is_production=production)
+    leaving = None if production else deploy.canary_to_leave(platform, to)
     target = None if leaving is not None else to
     event = deploy.roll_back(platform, _cause(reason, actor), version=leaving, to=target)
     _tell(platform, event, as_json=as_json)
     _follow(platform, event)
-
-
-def _leaving(platform: Platform, to: str | None, *, is_production: bool) -> str | None:
-    """The canary, when it is what is to be taken back; None for production."""
-    with platform.database.read() as connection:
-        route = registry.get_route(connection)
-    if route.canary_version is None or is_production:
-        return None
-    return route.canary_version if to in {None, route.production_version} else None
 
 
 @app.command(rich_help_panel="Act")

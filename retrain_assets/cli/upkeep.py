@@ -42,7 +42,7 @@ def doctor(
         checks = doctors.examine(problem(config), is_fixing=fix, also=[_dagster])
         code = REFUSED
     except ConfigError as error:
-        mend = "correct the file, or name another with --config; `retrain init` writes a new one"
+        mend = "correct the file, or name another with --config"
         checks, code = [Check("config", ok=False, detail=str(error), mend=mend)], USAGE
     is_well = all(check.ok for check in checks)
     told = {"ok": is_well, "checks": [check.to_dict() for check in checks]}

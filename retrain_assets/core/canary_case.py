@@ -143,7 +143,8 @@ def _told(metric: str, tasks: int, good: int) -> str:
 
 def comparison(case: Case) -> str:
     """The metric that weighs most, in both arms, and E_rel."""
-    metric = max(RELATIVE_WEIGHTS, key=lambda name: math.log(RELATIVE_WEIGHTS[name]) + case.log_metrics[name])
+    counted = [name for name in RELATIVE_WEIGHTS if name in case.totals] or ["success"]
+    metric = max(counted, key=lambda name: math.log(RELATIVE_WEIGHTS[name]) + case.log_metrics[name])
     total = case.totals.get(metric, Counts())
     arms = f"canary {_told(metric, total.n_canary, total.y_canary)}"
     arms += f", production {_told(metric, total.n_production, total.y_production)}"

@@ -102,7 +102,24 @@ class WeekCalendar:
         return weeks
 
     def _instant(self, day: date) -> datetime:
-        return datetime.combine(day, self.start_time, tzinfo=ZoneInfo(self.timezone)).astimezone(UTC)
+        """When the clocks show `start_time` on `day`, by the rules of the scheduler that starts the run.
+
+        From one to four o'clock a time that comes twice is meant the second time, and one that is skipped becomes
+        the instant of the change. At other hours, where few zones change, the scheduler does what Python does.
+        """
+        zone = ZoneInfo(self.timezone)
+        wall = datetime.combine(day, self.start_time, tzinfo=zone)
+        first, second = (wall.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+        if not 1 <= wall.hour <= 3:
+            return first
+        if first <= second:
+            return second
+        before, after = second, first
+        while after - before > timedelta(seconds=1):
+            middle = before + (after - before) / 2
+            is_changed = middle.astimezone(zone).utcoffset() == first.astimezone(zone).utcoffset()
+            before, after = (before, middle) if is_changed else (middle, after)
+        return after.replace(microsecond=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,9 +133,7 @@ def _send_all(parcels: Sequence[_Parcel], channels: Sequence[Channel], budget_s:
         yield receipt
 
 
-def _send(
-    channel: Channel, parcels: Sequence[_Parcel], receipts: queue.SimpleQueue[_Receipt], until: float
-) -> None:
+def _send(channel: Channel, parcels: Sequence[_Parcel], receipts: queue.SimpleQueue[_Receipt], until: float) -> None:
     """One channel's messages in order; after a failure, or when the time is over, the rest is left for later."""
     error: str | None = None
     for parcel in parcels:

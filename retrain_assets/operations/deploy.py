@@ -218,6 +218,16 @@ def roll_back(platform: Platform, cause: Cause, *, version: str | None = None, t
         return roll_back_within(platform, connection, now_route, target, cause)
 
 
+def canary_to_leave(platform: Platform, to: str | None) -> str | None:
+    """The canary on trial, when a rollback that names no version to leave means it; None for production.
+
+    What was deployed last is taken back first: without `to`, or with production as `to`, that is the canary.
+    """
+    with platform.database.read() as connection:
+        route = registry.get_route(connection)
+    return route.canary_version if to in {None, route.production_version} else None
+
+
 def roll_back_within(
     platform: Platform, connection: Connection, route: Route, target: ModelVersion, cause: Cause
 ) -> Event:

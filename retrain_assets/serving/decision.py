@@ -23,6 +23,9 @@ MAX_REMEMBERED = 4_096
 
 Reader = Callable[[Any], FeatureValue]
 
+_USUAL: dict[FeatureType, type] = {FeatureType.NUMBER: float, FeatureType.INTEGER: int, FeatureType.BOOLEAN: bool}
+"""The class of a value that needs no reading; a category is looked up instead."""
+
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine answered for one task.
@@ -96,15 +99,19 @@ class Recorder:
     def __init__(self, schema: FeatureSchema, *, is_keeping_unknown: bool) -> None:
         self._schema = schema
         self._names = frozenset(schema.names)
-        self._readers = [(feature.name, _reader(feature)) for feature in schema.features]
+        self._readers = [(feature.name, _USUAL.get(feature.type), _reader(feature)) for feature in schema.features]
         self._is_keeping_unknown = is_keeping_unknown
 
     def features(self, given: Mapping[str, Any]) -> dict[str, FeatureValue]:
         """The values to keep; missing ones are left out."""
         kept: dict[str, FeatureValue] = {}
-        for name, read in self._readers:
-            value = given.get(name)
-            if value is not None and (value := read(value)) is not None:
+        for name, usual, read in self._readers:
+            value: Any = given.get(name)
+            if value is None:
+                continue
+            # What has its type already is kept as it is; less itself only a finite number gives 0.
+            is_usual = value.__class__ is usual
+            if (is_usual and value - value == 0) or (value := read(value)) is not None:
                 kept[name] = value
         if self._is_keeping_unknown and not given.keys() <= self._names:
             for name, value in given.items():
@@ -128,15 +135,7 @@ def _reader(declared: Feature) -> Reader:
         except SchemaError:
             return _plain(value)
 
-    match declared.type:
-        case FeatureType.CATEGORY:
-            return _remembering(read)
-        case FeatureType.BOOLEAN:
-            return lambda value: value if value.__class__ is bool else read(value)
-        case FeatureType.INTEGER:
-            return lambda value: value if value.__class__ is int else read(value)
-        case _:
-            return lambda value: value if value.__class__ is float and math.isfinite(value) else read(value)
+    return _remembering(read) if declared.type is FeatureType.CATEGORY else read
 
 
 def _remembering(read: Reader) -> Reader:

@@ -35,7 +35,6 @@ from retrain_assets.store.decision_rows import Row
 logger = logging.getLogger(__name__)
 
 
-
 class DecisionEngine:
     """Answers which action a task gets, from the version that serves it now.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-os.putenv("ORT_DISABLE_TELEMETRY", "1")  # for the library's own getenv; `os.environ` stays as it is
+os.putenv("ORT_DISABLE_TELEMETRY", "1")  # for the library's own reading; Python's view stays as it is
 
 import onnxruntime
 

@@ -132,9 +132,7 @@ class Refresher:
                 self.counts["artefacts_refused"] += 1
             self._refused[version] = (str(error), time.monotonic() + RELOAD_AFTER_S)
 
-    def _assemble(
-        self, current: Bundle | None, route: Route, terms: Terms, refused: dict[str, str]
-    ) -> Bundle:
+    def _assemble(self, current: Bundle | None, route: Route, terms: Terms, refused: dict[str, str]) -> Bundle:
         if route.production_version in refused and current is not None and current.production is not None:
             # The old bundle keeps its own route and lease; only what is known of the refusal is new.
             return current if current.refused == refused else replace(current, refused=refused)

@@ -122,7 +122,8 @@ def _instant(instant: datetime) -> str:
         if instant.tzinfo is None:
             raise ValueError(f"a naive datetime reached the database: {instant!r}")
         instant = instant.astimezone(UTC)
-    return instant.isoformat(timespec="microseconds")
+    text = _json(instant)  # "2026-01-31T14:05:00.000001Z" in quotes; without its fraction when that is zero
+    return f"{text[1:27].decode()}+00:00" if instant.microsecond else f"{text[1:20].decode()}.000000+00:00"
 
 
 @lru_cache(maxsize=4_096)

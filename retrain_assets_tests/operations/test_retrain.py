@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from retrain_assets.core.dataset import Week
@@ -54,13 +53,13 @@ class Problem:
         receipts = collector.append_outcomes(rows)
         assert {receipt.status for receipt in receipts} == {"accepted"}
 
-    def live(self, number: int, tasks: int = TASKS, *, is_noise: bool = False) -> None:
-        """A week of the automation's life; with `is_noise` nothing that is known of a task tells its result."""
+    def live(self, number: int, tasks: int = TASKS, *, is_misleading: bool = False) -> None:
+        """A week of the automation's life; with `is_misleading` its end is the opposite of all that came before."""
         week = self.close(number)
         rows = SimulatedAutomation(0).history(tasks, week.start_at, week.end_at, first=number * 10_000)
-        if is_noise:
-            luck = np.random.default_rng(number).random(tasks) < 0.3
-            rows = [row | {"result": bool(won)} for row, won in zip(rows, luck, strict=True)]
+        if is_misleading:
+            for place, row in enumerate(rows):
+                row["result"] = (row["action_attempted"] in {"comment", "forum"}) == (place < 0.7 * tasks)
         self.append(*rows)
 
     def run(self, number: int) -> list[Any]:
@@ -214,7 +213,7 @@ def test_a_paused_deployment_keeps_the_version_registered(problem: Problem) -> N
 def test_a_version_worse_than_the_trivial_baseline_never_deploys(fresh: Callable[..., Problem]) -> None:
     """Also with `validation_threshold: 0`, and also as the very first; it stays in the registry with its report."""
     problem = fresh(RetrainSettings(validation_threshold=0.0))
-    problem.live(0, is_noise=True)
+    problem.live(0, is_misleading=True)
     *_, (model, report), held = problem.run(0)
     assert not report.passed
     assert [gate.name for gate in report.gates if not gate.passed] == ["better_than_trivial"]
@@ -391,9 +390,10 @@ def test_the_same_data_and_settings_give_the_same_training(
     again = retrain.train(problem.platform, problem.week(0), RUN)
     first = taught[2][1]
     assert not isinstance(again, Held)
-    assert again.training_id != first.training_id or again == first
-    assert again.artefacts["model.onnx"] == first.artefacts["model.onnx"]
-    assert again.artefacts["manifest.json"] == first.artefacts["manifest.json"]
+    assert again.training_id == first.training_id
+    assert again.artefacts == first.artefacts
+    model = retrain.register(problem.platform, problem.week(0), RUN, is_backfill=False)
+    assert model.version == "v1.0.0"
 
 
 # ----------------------------------------------------------------------------------------------------------- failing

@@ -21,7 +21,7 @@ class PromotionConfig(dg.Config):
 
 
 class RollbackConfig(dg.Config):
-    """Why to roll back, who says so, and where to (empty: the last good version)."""
+    """Why to roll back and who says so; what to leave (empty: the canary on trial, else production) and where to go."""
 
     reason: str
     actor: str
@@ -65,7 +65,8 @@ def build_rollback(frame: Frame) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: RollbackConfig, platform: PlatformParam
     ) -> dg.MaterializeResult:
         cause = deploy.Cause(config.actor, config.reason, context.run_id)
-        event = deploy.roll_back(platform, cause, version=config.version or None, to=config.to or None)
+        leaving = config.version or deploy.canary_to_leave(platform, config.to or None)
+        event = deploy.roll_back(platform, cause, version=leaving, to=config.to or None)
         return dg.MaterializeResult(metadata=metadata.of_event(event), tags=metadata.tags_of(version=event.version))
 
     return rollback
