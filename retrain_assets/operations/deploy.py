@@ -28,8 +28,9 @@ from retrain_assets.core.promotion import TrialState
 from retrain_assets.core.routing import Route
 from retrain_assets.errors import ArtefactRefused, NothingToRollBackTo, TransitionRefused
 from retrain_assets.operations.platform import Platform
-from retrain_assets.serving.artefact import MANIFEST_FILE, ONNX_FILE, Artefact
-from retrain_assets.store import decisions, models, registry, trials
+from retrain_assets.serving.artefact import Artefact
+from retrain_assets.serving.refresh import load_version
+from retrain_assets.store import decisions, registry, trials
 
 PLAN_WEEKS = 4
 """Weeks of past traffic from which a canary's plan takes its rates."""
@@ -94,14 +95,7 @@ def load_artefact(platform: Platform, model: ModelVersion) -> Artefact:
     ArtefactRefused
         The files are missing, changed, or give other scores than they should.
     """
-    try:
-        contents = {name: models.read(platform.problem_home, name, model.artefacts[name]) for name in _SERVED}
-    except KeyError as error:
-        raise ArtefactRefused(f"{model.version} has no {error.args[0]} in the registry") from None
-    return Artefact.load(contents[ONNX_FILE], contents[MANIFEST_FILE])
-
-
-_SERVED = (ONNX_FILE, MANIFEST_FILE)
+    return load_version(platform.problem_home, model.version, model)
 
 
 def start(platform: Platform, model: ModelVersion, cause: Cause) -> Event:
@@ -449,18 +443,37 @@ def _note(  # noqa: PLR0917  (an event's own columns)
     route: Route | None = None,
     share: float | None = None,
 ) -> Event:
+    version = model.version if model else None
+    epoch = route.epoch if route else None
+    return record_event(
+        platform, connection, kind, cause, version=version, change=(from_status, to_status), share=share, epoch=epoch
+    )
+
+
+def record_event(
+    platform: Platform,
+    connection: Connection,
+    kind: EventKind,
+    cause: Cause,
+    *,
+    version: str | None,
+    change: tuple[Status | None, Status | None] = (None, None),
+    share: float | None = None,
+    epoch: int | None = None,
+) -> Event:
+    """Put an event, and the notification of it, into the caller's transaction."""
     event = Event(
         kind=kind,
         at=platform.now(),
         actor=cause.actor,
         reason=cause.reason,
-        version=model.version if model else None,
-        from_status=from_status,
-        to_status=to_status,
+        version=version,
+        from_status=change[0],
+        to_status=change[1],
         share=share,
         evidence=dict(cause.evidence or {}),
         run_id=cause.run_id,
-        epoch=route.epoch if route else None,
+        epoch=epoch,
     )
     return registry.record(connection, event)
 

@@ -145,7 +145,7 @@ def _act(platform: Platform, connection: Connection, route: Route, step: Advance
         case Move.NEXT_STEP:
             share = step.state.steps[step.state.step]
             return (deploy.next_step(platform, connection, route, share, cause),)
-    return (_record(connection, platform, _NOTED[step.move], cause, version, share=route.share),)
+    return (deploy.record_event(platform, connection, _NOTED[step.move], cause, version=version, share=route.share),)
 
 
 def trial_evidence(state: TrialState, verdict: Verdict) -> dict[str, Any]:
@@ -182,7 +182,9 @@ def _answer(
     version = str(route.production_version)
     shared = {alarm.metric for alarm in alarms if _canary_misses(connection, route, alarm)}
     events = [
-        _record(connection, platform, ALARM_EVENTS[alarm.metric], _alarm_cause(alarm, actor, shared), version)
+        deploy.record_event(
+            platform, connection, ALARM_EVENTS[alarm.metric], _alarm_cause(alarm, actor, shared), version=version
+        )
         for alarm in alarms
     ]
     own = [alarm for alarm in alarms if alarm.metric not in shared]
@@ -194,7 +196,10 @@ def _answer(
         target = deploy.find_target(platform, connection, route)
     except NothingToRollBackTo as error:
         kept = replace(cause, reason=f"{cause.reason}; {error}")
-        return (*events, _record(connection, platform, EventKind.ROLLBACK_IMPOSSIBLE, kept, version))
+        return (
+            *events,
+            deploy.record_event(platform, connection, EventKind.ROLLBACK_IMPOSSIBLE, kept, version=version),
+        )
     return (*events, deploy.roll_back_within(platform, connection, route, target, cause))
 
 
@@ -269,25 +274,4 @@ def _page_once(
 ) -> tuple[Event, ...]:
     """With `auto_rollback: false` harm is told once, and acting is left to people."""
     told = any(event.version == version for event in registry.events(connection, kinds=(kind,)))
-    return () if told else (_record(connection, platform, kind, cause, version),)
-
-
-def _record(
-    connection: Connection,
-    platform: Platform,
-    kind: EventKind,
-    cause: Cause,
-    version: str,
-    *,
-    share: float | None = None,
-) -> Event:
-    event = Event(
-        kind=kind,
-        at=platform.now(),
-        actor=cause.actor,
-        reason=cause.reason,
-        version=version,
-        share=share,
-        evidence=dict(cause.evidence or {}),
-    )
-    return registry.record(connection, event)
+    return () if told else (deploy.record_event(platform, connection, kind, cause, version=version),)

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 
 from retrain_assets.core.encoding import Encoding, check_actions, encode_rows
 from retrain_assets.core.features import FeatureSchema
 from retrain_assets.errors import ArtefactRefused, SchemaError
+from retrain_assets.serving.quiet_runtime import onnxruntime
 
 ONNX_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"

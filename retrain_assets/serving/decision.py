@@ -27,7 +27,7 @@ _USUAL: dict[FeatureType, type] = {FeatureType.NUMBER: float, FeatureType.INTEGE
 """The class of a value that needs no reading; a category is looked up instead."""
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the engine answered for one task.
 
     Attributes

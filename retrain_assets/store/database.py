@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Database:
         self.engine.dispose()
 
 
-@lru_cache(maxsize=64)
+@cache
 def _engine(url: str, process_id: int) -> Engine:  # noqa: ARG001  (a fork must not share its parent's sockets)
     try:
         parsed = make_url(url)
@@ -147,9 +147,6 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, DBAPIError) as error:
         detail = next(iter(str(error.orig or error).strip().splitlines()), type(error).__name__)
         kind = type(error.orig).__name__.lower() if error.orig else ""
-        if "not a database" in detail or "malformed" in detail:
-            message = f"the file is no intact SQLite database ({detail}); name another, or restore it from a backup"
-            raise StoreOutdated(message) from error
         if any(mark in detail.lower() or mark in kind for mark in _ABSENT_TABLE):
             message = f"the database has another schema than this version needs ({detail}); run `retrain doctor --fix`"
             raise StoreOutdated(message) from error

@@ -6,7 +6,7 @@ Holds the SQL on `decisions` and its join with `outcomes`; does not hold evidenc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,10 +14,8 @@ from sqlalchemy import Connection, FromClause, Row, and_, func, or_, select, tup
 from sqlalchemy.sql.elements import ColumnElement
 
 from retrain_assets.core.outcomes import DecisionRecord, Result
-from retrain_assets.store.database import insert_new
+from retrain_assets.store import decision_rows
 from retrain_assets.store.tables import decisions, outcomes
-
-_COLUMNS = tuple(field.name for field in fields(DecisionRecord))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +45,7 @@ class Matured:
 
 def append(connection: Connection, records: Sequence[DecisionRecord]) -> None:
     """Store decisions; one that is already there is left alone, so that a retry is harmless."""
-    if records:
-        rows = [{name: getattr(record, name) for name in _COLUMNS} for record in records]
-        connection.execute(insert_new(connection, decisions, ["decision_id"]), rows)
+    decision_rows.insert(connection, [decision_rows.encode(r, r.features, r.stratum) for r in records])
 
 
 def newest_outcome_seq(last_seq: int | None = None) -> ColumnElement[Any]:

@@ -1,5 +1,3 @@
-# ruff: noqa: T201  a simulation prints its seed and what it measured
-
 from __future__ import annotations
 
 import json

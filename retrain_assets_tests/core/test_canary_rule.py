@@ -3,8 +3,6 @@
 Few runs here, so that a broken rule is found in seconds; `benchmarks/canary.py` measures the numbers.
 """
 
-# ruff: noqa: T201  a simulation prints its seed and what it measured
-
 from __future__ import annotations
 
 import math

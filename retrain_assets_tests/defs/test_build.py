@@ -104,6 +104,7 @@ def test_the_checks_stand_beside_their_assets_and_block_nothing() -> None:
     assert not any(graph.get_check_spec(key).blocking for key in graph.asset_check_keys)
 
 
+@pytest.mark.filterwarnings("ignore:Function `JobDefinition.run_request_for_partition` is deprecated")  # by itself
 @pytest.mark.parametrize(
     ("rules", "cron"),
     [

@@ -43,7 +43,7 @@ def build_promotion(frame: Frame) -> dg.AssetsDefinition:
     def promotion(
         context: dg.AssetExecutionContext, config: PromotionConfig, platform: PlatformParam
     ) -> dg.MaterializeResult:
-        cause = deploy.Cause(config.actor, config.reason, context.run_id)
+        cause = deploy.Cause(config.actor, config.reason, context.run.run_id)
         event = deploy.promote(platform, config.version, cause)
         return dg.MaterializeResult(metadata=metadata.of_event(event), tags=metadata.tags_of(version=event.version))
 
@@ -64,7 +64,7 @@ def build_rollback(frame: Frame) -> dg.AssetsDefinition:
     def rollback(
         context: dg.AssetExecutionContext, config: RollbackConfig, platform: PlatformParam
     ) -> dg.MaterializeResult:
-        cause = deploy.Cause(config.actor, config.reason, context.run_id)
+        cause = deploy.Cause(config.actor, config.reason, context.run.run_id)
         leaving = config.version or deploy.canary_to_leave(platform, config.to or None)
         event = deploy.roll_back(platform, cause, version=leaving, to=config.to or None)
         return dg.MaterializeResult(metadata=metadata.of_event(event), tags=metadata.tags_of(version=event.version))
