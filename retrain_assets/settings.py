@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -425,10 +425,19 @@ def _read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:  
         )
         return {str(k): _read_value(arguments[1], v, f"{path}.{k}", problems) for k, v in value.items()}
     try:
-        return msgspec.convert(value, hint, strict=True)
+        return msgspec.convert(_as_meant(path, value), hint, strict=True)
     except msgspec.ValidationError as error:
         problems.append(f"{path}: {error} (value {value!r})")
         return None
+
+
+def _as_meant(path: str, value: Any) -> Any:  # noqa: ANN401
+    """Undo what YAML makes of dates, and of times from 10 o'clock on, that stand without quotes."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    if path == "retrain.time" and isinstance(value, int) and not isinstance(value, bool):
+        return f"{value // 60:02}:{value % 60:02}"  # 12:30 is read as 750, a number to base 60
+    return value
 
 
 def _contradictions(config: Config) -> list[str]:
@@ -440,7 +449,7 @@ def _contradictions(config: Config) -> list[str]:
         found.append(
             f"retrain.timezone: {retrain.timezone!r} is not a known time zone; use a name such as Europe/Berlin"
         )
-    if retrain.first_week is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", retrain.first_week):
+    if retrain.first_week is not None and not _is_date(retrain.first_week):
         found.append(f"retrain.first_week: {retrain.first_week!r} is not a date; write YYYY-MM-DD")
     if retrain.validation_metric in {"accuracy", "roc_auc"} and retrain.validation_threshold > 1:
         found.append(f"retrain.validation_threshold: {retrain.validation_threshold} can never be reached; use 0 to 1")
@@ -455,6 +464,13 @@ def _contradictions(config: Config) -> list[str]:
             f"canary.max_duration_hours: {canary.max_duration_hours} is below duration_hours {canary.duration_hours}"
         )
     return found
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _problem_contradictions(problem: ProblemSettings) -> list[str]:

@@ -177,8 +177,10 @@ def prepare(home: Path, automation: SimulatedAutomation, now: datetime) -> datet
     week = platform.calendar.newest_closed(now)
     weeks = [platform.calendar.before(week), week]
     with FeedbackCollector(platform.database.url, config=platform.config, clock=clock) as collector:
+        first = 0
         for count, taught in zip(HISTORY, weeks, strict=True):
-            collector.append_outcomes(automation.history(count, taught.start_at, taught.end_at, first=10 * count))
+            collector.append_outcomes(automation.history(count, taught.start_at, taught.end_at, first=first))
+            first += count
     with throwaway_instance() as instance:
         for taught in weeks:
             clock.tell(taught.end_at + TICK)

@@ -257,7 +257,7 @@ def find_target(platform: Platform, connection: Connection, route: Route) -> Mod
         try:
             load_artefact(platform, model)
         except ArtefactRefused as error:
-            refused.append(f"{candidate}: {error}")
+            refused.append(str(error))
             continue
         return model
     looked = f" (looked at: {'; '.join(refused)})" if refused else ""

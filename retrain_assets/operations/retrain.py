@@ -327,7 +327,7 @@ def stage(platform: Platform, week: Week, run: Run) -> ModelVersion | Held:
         smoke_test(platform, staged)
     except ArtefactRefused as error:
         deploy.reject(platform, staged, run.because(f"smoke test: {error}"))
-        return Held(f"{model.version} was rejected: {error}")
+        return Held(f"rejected: {error}")
     return staged
 
 

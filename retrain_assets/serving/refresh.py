@@ -208,8 +208,9 @@ def load_version(problem_home: Path, version: str, row: ModelVersion | None) -> 
         try:
             contents[name] = models.read(problem_home, name, entry)
         except ArtefactRefused as error:
-            hint = "give the folder as problem_home= or set RETRAIN_HOME if the files lie elsewhere"
-            raise ArtefactRefused(f"{version}: {error} (looked in {problem_home}; {hint})") from error
+            hint = f" (looked in {problem_home}; give the folder as problem_home= or set RETRAIN_HOME if it is another)"
+            is_absent = not (problem_home / str(entry.get("path", ""))).exists()
+            raise ArtefactRefused(f"{version}: {error}{hint if is_absent else ''}") from error
     try:
         return Artefact.load(contents[ONNX_FILE], contents[MANIFEST_FILE])
     except ArtefactRefused as error:

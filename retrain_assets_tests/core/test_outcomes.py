@@ -46,7 +46,7 @@ def test_results_are_read_in_any_spelling_of_the_contract(given: Any, expected: 
 @pytest.mark.parametrize("given", [None, 1, 0, 1.0, "", "ok", "timeout", ["success"]])
 def test_nothing_else_is_taken_for_a_result(given: Any) -> None:  # noqa: ANN401
     """A guess here would teach the model a lie."""
-    with pytest.raises(SchemaError, match="^result: .* is not one of true, false, success, failed, failure, error$"):
+    with pytest.raises(SchemaError, match=r"^result: .* is not one of true, false, success, failed, failure, error$"):
         read_result(given)
 
 
@@ -63,7 +63,7 @@ def test_instants_are_kept_in_utc() -> None:
 def test_a_clock_may_be_a_little_ahead_and_no_more() -> None:
     """Workers' clocks differ by seconds; an hour is a mistake."""
     assert read_outcome(LEAST | {"timestamp": NOW + FUTURE_SKEW}, RULES, NOW).occurred_at == NOW + FUTURE_SKEW
-    with pytest.raises(SchemaError, match="^timestamp: .* lies in the future"):
+    with pytest.raises(SchemaError, match=r"^timestamp: .* lies in the future"):
         read_outcome(LEAST | {"timestamp": NOW + FUTURE_SKEW + timedelta(seconds=1)}, RULES, NOW)
 
 
@@ -128,7 +128,9 @@ def test_execution_time_goes_by_both_its_names() -> None:
         assert read_outcome(LEAST | {name: "2.5"}, RULES, NOW).execution_time_s == 2.5
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, True), ("", True), (float("nan"), True), (0, False), (" ", False)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, True), ("", True), (float("nan"), True), (0, False), (" ", False)]
+)
 def test_what_files_hold_where_nothing_is(value: Any, expected: bool) -> None:  # noqa: ANN401, FBT001  (a table)
     """Zero is a value."""
     assert is_absent(value) is expected

@@ -1,4 +1,4 @@
-"""The definitions as people and dashboards know them: keys, groups, weeks, schedule; loadable before anything exists."""
+"""The definitions as people and dashboards know them; loadable before anything exists."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -78,7 +79,7 @@ def test_the_chain_is_weekly_and_what_people_ask_for_is_not(name: str) -> None:
 def test_the_order_of_the_flow_is_the_order_of_the_graph() -> None:
     """Each step reads what the one before left."""
     graph = _graph().resolve_asset_graph()
-    for upstream, name in zip(CHAIN[:-1], CHAIN[1:], strict=True):
+    for upstream, name in pairwise(CHAIN):
         assert graph.get(dg.AssetKey(name)).parent_keys == {dg.AssetKey(upstream)}
     for name in ("promotion", "rollback"):
         assert graph.get(dg.AssetKey(name)).parent_keys == {dg.AssetKey("canary_deployment")}

@@ -7,11 +7,11 @@ import math
 import dagster as dg
 import pytest
 
+from retrain_assets.core.dataset import WeekCalendar
 from retrain_assets.core.deployment import Event, EventKind
 from retrain_assets.core.report import Gate
 from retrain_assets.defs import metadata
 from retrain_assets.defs.partitions import frame_of
-from retrain_assets.core.dataset import WeekCalendar
 from retrain_assets.settings import Config
 from retrain_assets.store.decisions import Performance
 from retrain_assets.testing import START
@@ -63,7 +63,10 @@ def test_evidence_without_bound_stays_a_number_that_charts() -> None:
 
 def test_the_course_of_the_evidence_is_a_picture_and_a_line() -> None:
     """Each point with both arms' rates; an arm without tasks has none."""
-    trace = [["2026-01-05T12:00:00+00:00", 1.0, 1.0, 0, 0, 20, 17], ["2026-01-05T13:00:00+00:00", 200.0, 2.0, 9, 1, 60, 51]]
+    trace = [
+        ["2026-01-05T12:00:00+00:00", 1.0, 1.0, 0, 0, 20, 17],
+        ["2026-01-05T13:00:00+00:00", 200.0, 2.0, 9, 1, 60, 51],
+    ]
     points = metadata.evidence_points(trace)
     assert "canary" not in points[0]["rates"]
     assert points[1]["rates"]["canary"]["rate"] == pytest.approx(1 / 9)
@@ -71,7 +74,9 @@ def test_the_course_of_the_evidence_is_a_picture_and_a_line() -> None:
     needed = {"relative": 111.0, "absolute": 1000.0, "hold": 20.0}
     shown = metadata.of_event(_event(EventKind.ROLLED_BACK, trace=trace, needed=needed, relative=200.0))
     assert isinstance(shown["evidence_over_time"], dg.MarkdownMetadataValue)
-    assert "<svg" in str(shown["evidence_sparkline"].value) or "data:image/svg" in str(shown["evidence_sparkline"].value)
+    assert "<svg" in str(shown["evidence_sparkline"].value) or "data:image/svg" in str(
+        shown["evidence_sparkline"].value
+    )
 
 
 def test_gates_and_checks_tell_the_same() -> None:

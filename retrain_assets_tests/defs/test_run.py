@@ -93,9 +93,7 @@ class Loop:
 def _open(folder: Path, now: datetime, instance: dg.DagsterInstance) -> Loop:
     url = f"sqlite:///{folder / 'retrain.db'}"
     config = Config(retrain=RetrainSettings(validation_threshold=0.6))
-    settings = Settings(
-        config=config, config_path=None, home=folder.parent, database_url=url, problem_folder=folder
-    )
+    settings = Settings(config=config, config_path=None, home=folder.parent, database_url=url, problem_folder=folder)
     clock = FakeClock(now)
     return Loop(open_platform(settings, clock), clock, instance)
 

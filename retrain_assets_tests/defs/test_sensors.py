@@ -37,7 +37,9 @@ class Watched:
         """Run a sensor once, as the daemon does."""
         sensor = self.definitions.resolve_sensor_def(name)
         with dg.build_sensor_context(instance=self.instance, resources={"platform": self.platform}) as context:
-            return sensor(context)  # type: ignore[no-any-return]
+            found = sensor(context)
+        assert isinstance(found, dg.SensorResult | dg.SkipReason)
+        return found
 
     def live(self, canary_success: float) -> datetime:
         """Two hundred tasks of each arm, matured."""
@@ -84,9 +86,7 @@ def watched(sqlite_url: str, tmp_path: Path) -> Iterator[Watched]:
     """A trial of one hour with half of the tasks."""
     folder = tmp_path / "problem"
     seeded = seeded_database(sqlite_url, folder, config=CONFIG, production=None)
-    settings = Settings(
-        config=CONFIG, config_path=None, home=tmp_path, database_url=sqlite_url, problem_folder=folder
-    )
+    settings = Settings(config=CONFIG, config_path=None, home=tmp_path, database_url=sqlite_url, problem_folder=folder)
     clock = FakeClock()
     platform = Platform(settings, seeded.database, clock)
     for version in ("v1.0.0", "v1.0.1"):
@@ -139,9 +139,7 @@ def test_while_nothing_is_decided_the_sensor_says_what_it_saw(watched: Watched) 
     assert str(result.skip_message).startswith("0 tasks matured on trial: ")
 
 
-def test_notifications_are_delivered_by_their_own_sensor(
-    watched: Watched, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_notifications_are_delivered_by_their_own_sensor(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     """The log is always told; nothing is told twice."""
     with caplog.at_level("INFO"):
         result = watched.tick("notification_delivery")
@@ -165,9 +163,7 @@ def test_a_failed_run_is_noted_with_its_error(watched: Watched) -> None:
     def bad() -> None:
         burst()
 
-    result = bad.execute_in_process(
-        instance=watched.instance, raise_on_error=False, tags={"retrain/actor": "anna"}
-    )
+    result = bad.execute_in_process(instance=watched.instance, raise_on_error=False, tags={"retrain/actor": "anna"})
     sensor = watched.definitions.resolve_sensor_def("retrain_failure_watch")
     context = dg.build_run_status_sensor_context(
         sensor_name="retrain_failure_watch",

@@ -33,9 +33,7 @@ def new_platform(tmp_path: Path, clock: FakeClock) -> Iterator[PlatformMaker]:
     opened = []
 
     def make(url: str, config: Config | None = None) -> Platform:
-        settings = Settings(
-            config=config or Config(), config_path=None, home=tmp_path / "home", database_url=url
-        )
+        settings = Settings(config=config or Config(), config_path=None, home=tmp_path / "home", database_url=url)
         opened.append(open_platform(settings, clock))
         return opened[-1]
 

@@ -245,7 +245,9 @@ def test_with_every_target_damaged_the_refusal_says_what_was_looked_at(
     first, second, _third = (new_version(platform, Status.PRODUCTION) for _ in range(3))
     _damage(platform, first)
     (platform.problem_home / second.artefacts["manifest.json"]["path"]).unlink()
-    with pytest.raises(NothingToRollBackTo, match=r"v1\.0\.1: manifest\.json cannot be read.*v1\.0\.0: model\.onnx has"):
+    with pytest.raises(
+        NothingToRollBackTo, match=r"v1\.0\.1: manifest\.json cannot be read.*v1\.0\.0: model\.onnx has"
+    ):
         deploy.roll_back(platform, CAUSE)
     assert _route(platform).production_version == "v1.0.2"
 
@@ -296,7 +298,11 @@ def test_every_change_is_told_once_with_who_and_why(platform: Platform, new_vers
     event = _events(platform)[-1]
     assert (event.actor, event.reason, event.run_id, event.at) == ("anna", "because", "run 7", platform.now())
     assert event.epoch == _route(platform).epoch
-    assert (message.event, message.payload["seq"], message.payload["reason"]) == ("canary_started", event.seq, "because")
+    assert (message.event, message.payload["seq"], message.payload["reason"]) == (
+        "canary_started",
+        event.seq,
+        "because",
+    )
 
 
 @pytest.mark.parametrize("operation", ["start", "promote", "roll_back"])
@@ -307,11 +313,12 @@ def test_a_change_that_dies_before_its_end_changes_nothing(
     for _ in range(2):
         new_version(platform, Status.PRODUCTION)
     model = new_version(platform)
-    act = {
+    acts: dict[str, Callable[[], Event]] = {
         "start": lambda: deploy.start(platform, model, CAUSE),
         "promote": lambda: deploy.promote(platform, model.version, CAUSE),
         "roll_back": lambda: deploy.roll_back(platform, CAUSE),
-    }[operation]
+    }
+    act = acts[operation]
     before = (_route(platform), _statuses(platform), _events(platform))
     record = registry.record
 

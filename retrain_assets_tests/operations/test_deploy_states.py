@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,11 @@ from retrain_assets.core.routing import Route
 from retrain_assets.errors import NothingToRollBackTo, TransitionRefused
 from retrain_assets.operations import deploy
 from retrain_assets.operations.deploy import Cause
-from retrain_assets.operations.platform import Platform, open_platform
+from retrain_assets.operations.platform import open_platform
 from retrain_assets.settings import Config, Settings
-from retrain_assets.store import models, outbox, registry, schema, trials
+from retrain_assets.store import models, registry, schema, trials
 from retrain_assets.store.database import Database
-from retrain_assets.testing import START, FakeClock, tiny_artefact
+from retrain_assets.testing import FakeClock, tiny_artefact
 
 WHO = st.sampled_from(["anna", "canary_watch", "retrain"])
 LEAVES_TRAFFIC = {Status.ROLLED_BACK, Status.NOT_PROMOTED, Status.SUPERSEDED}

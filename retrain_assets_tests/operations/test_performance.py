@@ -14,7 +14,9 @@ from retrain_assets.store import decisions, outcomes, published, tables
 from retrain_assets.testing import FakeClock
 
 
-def _decided(platform: Platform, name: str, age: timedelta, version: str | None, action: str, result: str) -> None:
+def _decided(  # noqa: PLR0917  (a table)
+    platform: Platform, name: str, age: timedelta, version: str | None, action: str, result: str
+) -> None:
     at = platform.now() - age
     record = DecisionRecord(
         decision_id=name,

@@ -28,9 +28,7 @@ def test_opening_a_platform_migrates_and_publishes(new_platform: PlatformMaker, 
             assert connection.exec_driver_sql("SELECT count(*) FROM settings").scalar_one() == 1
 
 
-def test_changed_settings_are_published_when_the_platform_starts(
-    new_platform: PlatformMaker, sqlite_url: str
-) -> None:
+def test_changed_settings_are_published_when_the_platform_starts(new_platform: PlatformMaker, sqlite_url: str) -> None:
     """The newest are the active ones, the older ones stay on record."""
     new_platform(sqlite_url)
     changed = Config(retrain=RetrainSettings(min_new_samples=7))

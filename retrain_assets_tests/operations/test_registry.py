@@ -103,7 +103,10 @@ def test_a_rollback_of_what_serves_no_more_is_refused(platform: Platform, new_ve
     ids=str,
 )
 def test_reported_metrics_ask_for_a_rollback_beyond_the_limits_alone(
-    platform: Platform, new_version: VersionMaker, metrics: dict[str, Any], expected: bool  # noqa: FBT001  (a table)
+    platform: Platform,
+    new_version: VersionMaker,
+    metrics: dict[str, Any],
+    expected: bool,  # noqa: FBT001  (a table)
 ) -> None:
     """With a count the whole interval has to lie beyond the limit; without one the rate is taken at its word."""
     new_version(platform, Status.PRODUCTION)
@@ -158,8 +161,6 @@ def test_a_rollback_needs_the_base_install_alone(sqlite_url: str) -> None:
     models = [seeded.add_version(version) for version in ("v1.0.0", "v1.0.1", "v1.0.2")]
     for model in models:
         deploy.promote(platform, model.version, CAUSE)
-    done = subprocess.run(
-        [sys.executable, "-c", _ROLL_BACK, sqlite_url], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", _ROLL_BACK, sqlite_url], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["rolled_back", "v1.0.2", "v1.0.1"]

@@ -255,17 +255,16 @@ def test_a_version_whose_artefact_changed_fails_its_smoke_test(problem: Problem)
     """Between validation and staging somebody wrote to the file."""
     problem.live(1)
     week = problem.week(1)
-    for step in (retrain.collect, retrain.merge):
-        step(problem.platform, week)
-    for step in (retrain.prepare, retrain.train):
-        step(problem.platform, week, RUN)
+    retrain.merge(problem.platform, week)
+    retrain.prepare(problem.platform, week, RUN)
+    retrain.train(problem.platform, week, RUN)
     model = retrain.register(problem.platform, week, RUN, is_backfill=False)
     retrain.validate(problem.platform, week, RUN)
     file = problem.platform.problem_home / model.artefacts["model.onnx"]["path"]
     file.write_bytes(file.read_bytes()[:-1])
     held = retrain.stage(problem.platform, week, RUN)
     assert isinstance(held, Held)
-    assert held.reason.startswith("v1.0.1 was rejected: model.onnx has SHA-256")
+    assert held.reason.startswith("rejected: v1.0.1: model.onnx has SHA-256")
     assert problem.statuses() == ["production", "rejected"]
 
 

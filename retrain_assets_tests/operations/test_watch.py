@@ -471,7 +471,7 @@ def _break_production(trial: Trial, results: Sequence[str | None]) -> list[Event
     [
         ((["success"] * 3 + ["error"]) * 20, EventKind.ERROR_RATE_INCREASE),
         (BAD * 4, EventKind.SUCCESS_RATE_DROP),
-        (([None] + ["success"]) * 40, EventKind.SUCCESS_RATE_DROP),
+        ([None, "success"] * 40, EventKind.SUCCESS_RATE_DROP),
     ],
     ids=["errors", "failures", "silence"],
 )

@@ -149,7 +149,7 @@ def _wait_until(is_so: Callable[[], object], patience_s: float = PATIENCE_S) -> 
 
 @pytest.mark.slow
 def test_the_daemon_rolls_a_bad_canary_back_and_reports_it(project: Path, home: Path, tmp_path: Path) -> None:
-    """Harmful rows are committed; the route is switched, `rollback` is materialised with the evidence, nothing is left."""
+    """Harmful rows are committed; traffic is switched, `rollback` is materialised, no process is left."""
     platform = _trial_under_way(project)
     log = tmp_path / "daemon.log"
     key = dg.AssetKey("rollback")
@@ -184,4 +184,4 @@ def test_the_daemon_rolls_a_bad_canary_back_and_reports_it(project: Path, home: 
     assert {"rates", "evidence_over_time", "evidence_sparkline", "reason"} <= set(materialisation.metadata)
     took_s = (event.at - committed_at).total_seconds()
     reported_s = record.timestamp - committed_at.timestamp()
-    print(f"harmful rows committed -> route switched: {took_s:.1f} s; -> materialisation: {reported_s:.1f} s")  # noqa: T201
+    print(f"harmful rows committed -> route switched: {took_s:.1f} s; -> materialisation: {reported_s:.1f} s")

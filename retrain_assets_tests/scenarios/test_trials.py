@@ -39,7 +39,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scenarios, "settings_at", _settings_at)
         patched.setattr(scenarios, "TASKS_PER_HOUR", 240)
-        patched.setattr(scenarios, "TASKS_PER_WEEK", 1_200)
+        patched.setattr(scenarios, "HISTORY", (1_200, 1_200))
         patched.setattr(scenarios, "TICK", timedelta(minutes=10))
         now = prepare(base, automation, WEDNESDAY)
 

@@ -1,4 +1,4 @@
-"""What a worker may rely on when it hands in outcomes: nothing is lost, nothing counts twice, nothing blocks the rest."""
+"""What a worker may rely on when it hands in outcomes: nothing is lost, doubled or in the way of the rest."""
 
 from __future__ import annotations
 

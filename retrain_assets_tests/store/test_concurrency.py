@@ -73,9 +73,9 @@ def test_two_processes_that_append_at_once_lose_and_double_nothing(database: Dat
 
 
 def test_a_writer_that_is_killed_leaves_whole_batches_and_every_acknowledged_one(database: Database) -> None:
-    """kill -9 at random moments: each batch is there entirely or not at all, and none with a receipt is missing."""
+    """Kill -9 at random moments: each batch is there entirely or not at all, and none with a receipt is missing."""
     seed = 20261123
-    print(f"seed {seed}")  # noqa: T201  (a failure must be repeatable)
+    print(f"seed {seed}")
     rng, size = random.Random(seed), 200
     for kill in range(4):
         writer = _start(database.url, f"k{kill}", 10_000, size)

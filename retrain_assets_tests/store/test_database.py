@@ -43,7 +43,7 @@ def test_a_file_that_is_no_database_is_told_without_a_drivers_words(tmp_path: Pa
     """Somebody's text file under the name of the database: it stays as it is."""
     file = tmp_path / "retrain.db"
     file.write_text("dear diary, " * 1_000)
-    with pytest.raises(StoreOutdated, match="file is not a database.*restore it from a copy"):
+    with pytest.raises(StoreOutdated, match=r"file is not a database.*restore it from a copy"):
         _append(f"sqlite:///{file}")
     assert file.read_text().startswith("dear diary")
 

@@ -81,7 +81,9 @@ def _fill(database: Database, *, is_shuffled: bool = False) -> None:
 def _tell(database: Database, *rows: dict[str, Any]) -> None:
     collector = FeedbackCollector(database.url, config=CONFIG, clock=FakeClock(LATER))
     for row in rows:
-        (receipt,) = collector.append_outcomes([{"action_attempted": "comment", "result": True, "timestamp": START} | row])
+        (receipt,) = collector.append_outcomes(
+            [{"action_attempted": "comment", "result": True, "timestamp": START} | row]
+        )
         assert receipt.status == "accepted", receipt
 
 

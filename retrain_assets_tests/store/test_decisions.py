@@ -205,7 +205,12 @@ def test_an_outcome_without_a_decision_is_a_row_of_the_week_in_which_it_occurred
     _tell(database, START + MINUTE, task_id="t", action_attempted="forum", pa=12, result="failed")
     _tell(database, START - MINUTE, task_id="u")
     (row,) = _week(database)
-    assert (row["task_id"], row["action"], row["result"], row["matured_at"]) == ("t", "forum", "failure", START + MINUTE)
+    assert (row["task_id"], row["action"], row["result"], row["matured_at"]) == (
+        "t",
+        "forum",
+        "failure",
+        START + MINUTE,
+    )
     assert (row["decision_id"], row["decided_at"], row["arm"]) == (None, None, None)
     assert row["features"] == {"pa": 12.0}
 
@@ -258,7 +263,7 @@ def test_rows_come_in_one_order_however_they_arrived(database: Database) -> None
 
 
 def test_which_instants_new_rows_touch(database: Database) -> None:
-    """The deadline of the decision they belong to, else when they occurred; a correction also touches what it replaces."""
+    """Their decision's deadline, else when they occurred; a correction also touches what it replaces."""
     _decide(database, _decision("d1", task_id="t"), _decision("d2", START + HOUR, task_id="u"))
     _tell(database, task_id="t", decision_id="d1")
     _tell(database, task_id="u", attempt=1)

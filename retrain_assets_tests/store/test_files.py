@@ -20,7 +20,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_rest(tmp_path: P
         path.write_text("ne")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StoreUnavailable, match="No space left on device.*free space or rights, then try again"):
+    with pytest.raises(StoreUnavailable, match=r"No space left on device.*free space or rights, then try again"):
         write_atomically(file, half)
     assert file.read_text() == "old"
     assert [path.name for path in file.parent.iterdir()] == ["file"]
