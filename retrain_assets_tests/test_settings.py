@@ -147,9 +147,8 @@ def test_the_schema_is_that_of_the_problem() -> None:
         ({"retrian": {}}, "retrian: unknown key (value {}); did you mean retrain?"),
         ({"retrain": {"tiem": "02:00"}}, "retrain.tiem: unknown key (value '02:00'); did you mean retrain.time?"),
         (
-            {"rollback": {"thresholds": {"max_eror_rate": 0.1}}},
-            "rollback.thresholds.max_eror_rate: unknown key (value 0.1); "
-            "did you mean rollback.thresholds.max_error_rate?",
+            {"canary": {"thresholds": {"max_eror_rate": 1}}},
+            "canary.thresholds.max_eror_rate: unknown key (value 1); did you mean canary.thresholds.max_error_rate?",
         ),
         ({"canary_precentage": 0.2}, None),
         (
