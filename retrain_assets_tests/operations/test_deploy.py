@@ -388,3 +388,27 @@ def test_of_two_actors_at_once_one_wins_and_the_other_is_told(
     assert {e.actor for e in _events(platform) if (e.epoch or 0) > before.epoch} == {won[0].actor}
     left_serving = {"first": "v1.0.2", "second": "v1.0.1" if rival == "roll_back_canary" else "v1.0.0"}
     assert route.production_version == left_serving[won[0].actor]
+
+
+def test_two_people_who_roll_back_at_once_do_it_once(platform: Platform, new_version: VersionMaker) -> None:
+    """Both saw the same bad version; the second one must not take down the one that has just come back."""
+    for _ in range(3):
+        new_version(platform, Status.PRODUCTION)
+    ours = replace(platform, database=_Together(platform.database.url, threading.Barrier(2)))
+    won: list[Event] = []
+    lost: list[RetrainError] = []
+
+    def act(to: str | None) -> None:
+        try:
+            won.append(deploy.roll_back(ours, CAUSE, to=to))
+        except TransitionRefused as error:
+            lost.append(error)
+
+    actors = [threading.Thread(target=act, args=(to,)) for to in (None, "v1.0.0")]
+    for actor in actors:
+        actor.start()
+    for actor in actors:
+        actor.join()
+    assert [event.version for event in won] == ["v1.0.2"]
+    assert len(lost) == 1
+    assert list(_statuses(platform).values()).count("rolled_back") == 1
