@@ -23,6 +23,7 @@ import yaml
 from msgspec import Meta, Struct, field
 
 from retrain_assets.core.features import Feature, FeatureSchema, FeatureType
+from retrain_assets.core.outcomes import FIXED_FIELDS
 from retrain_assets.errors import ConfigError
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -492,6 +493,8 @@ def _problem_contradictions(problem: ProblemSettings) -> list[str]:
     )
     for name, feature in problem.features.items():
         where = f"problem.features.{name}"
+        if name in FIXED_FIELDS:
+            found.append(f"{where}: is the name of an outcome's own field; give the feature another name")
         if feature.min is not None and feature.max is not None and feature.min > feature.max:
             found.append(f"{where}: min {feature.min} is above max {feature.max}")
         if feature.type in {"boolean", "category"} and (feature.min is not None or feature.max is not None):

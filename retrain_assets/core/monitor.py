@@ -106,23 +106,29 @@ class ProductionWatch:
                 alarms.extend(raised)
         return watch, alarms
 
+    def pending(self) -> list[Alarm]:
+        """Alarms that were raised before and still stand: what was not acted on may have to be."""
+        standing = [metric for metric in sorted(self.alarmed) if self.detectors[metric].is_alarm]
+        return [self._alarm(metric, self.detectors[metric], self.recent) for metric in standing]
+
+    @staticmethod
+    def _alarm(metric: str, detector: LimitDetector, recent: Sequence[tuple[int, Mapping[str, int]]]) -> Alarm:
+        return Alarm(
+            metric=metric,
+            value=detector.value,
+            threshold=detector.threshold,
+            limit=detector.limit,
+            tasks=sum(n for n, _ in recent),
+            good=sum(good[metric] for _, good in recent),
+        )
+
     def _closed(self) -> tuple[ProductionWatch, list[Alarm]]:
         recent = (*self.recent[-(RECENT_BLOCKS - 1) :], (self.n, dict(self.good)))
         detectors = {m: d.update(self.n, self.good[m]) for m, d in self.detectors.items()}
         over = {m for m in self.alarmed if _meets(detectors[m].limit, recent, m)}
         detectors |= {m: LimitDetector(detectors[m].limit) for m in over}
         raised = [m for m, d in detectors.items() if d.is_alarm and m not in self.alarmed]
-        alarms = [
-            Alarm(
-                metric=m,
-                value=detectors[m].value,
-                threshold=detectors[m].threshold,
-                limit=detectors[m].limit,
-                tasks=sum(n for n, _ in recent),
-                good=sum(good[m] for _, good in recent),
-            )
-            for m in raised
-        ]
+        alarms = [self._alarm(m, detectors[m], recent) for m in raised]
         after = replace(
             self, detectors=detectors, recent=recent, n=0, good={}, alarmed=(self.alarmed - over) | frozenset(raised)
         )

@@ -205,7 +205,7 @@ def read_outcome(raw: Mapping[str, Any], rules: OutcomeRules, now: datetime) -> 
     given_at = raw.get("timestamp", raw.get("occurred_at"))
     occurred_at = now if is_absent(given_at) else read_instant("timestamp", given_at)
     if occurred_at > now + FUTURE_SKEW:
-        raise SchemaError("timestamp", f"{occurred_at.isoformat()} lies in the future (now {now.isoformat()})")
+        raise SchemaError("timestamp", f"{occurred_at.isoformat()} lies in the future by the receiver's clock")
     outcome_id = _optional_text("outcome_id", raw.get("outcome_id"), MAX_ID_LENGTH)
     replaces = _optional_text("replaces", raw.get("replaces"), MAX_ID_LENGTH)
     return Outcome(
@@ -301,11 +301,16 @@ def _features(given: dict[str, Any], rules: OutcomeRules, decision_id: str | Non
         raise SchemaError(unknown[0], "is not a feature of this problem, and problem.unknown_columns is quarantine")
     read: dict[str, Any] = {}
     for feature in rules.schema.features:
-        # A worker that names its decision need not send the features again: the decision log has them.
-        if feature.name in given or not decision_id:
-            value = feature.read(given.get(feature.name))
-            if value is not None:
-                read[feature.name] = value
+        # The decision log has the features that a decision was made on: a worker need not send them again, and a
+        # value that does not fit must not cost the outcome, which would then count as missing.
+        try:
+            value = feature.read(given.get(feature.name)) if feature.name in given or not decision_id else None
+        except SchemaError:
+            if not decision_id:
+                raise
+            value = None
+        if value is not None:
+            read[feature.name] = value
     return read | {name: given[name] for name in unknown if not is_absent(given[name]) and _plain(name, given[name])}
 
 

@@ -226,11 +226,14 @@ def advance(state: TrialState, tasks: Sequence[TaskResult], now: datetime) -> Ad
         recent_canary=recent_canary[-RECENT_TASKS:],
     )
     at = tasks[-1].matured_at if tasks else now
+    proven: Verdict | None = None
     for cells in blocks:
         state = _traced(replace(state, evidence=state.evidence.update(cells)), at)
         verdict = _judge(state, now)
-        if verdict.kind is VerdictKind.ROLL_BACK:
-            return Advance(state, verdict, Move.ROLL_BACK)
+        if proven is None and verdict.kind is VerdictKind.ROLL_BACK:
+            proven = verdict  # the first proof decides; later blocks still count, for those who only watch
+    if proven is not None:
+        return Advance(state, proven, Move.ROLL_BACK)
     verdict = _judge(state, now)
     return _moved(state, verdict, now)
 

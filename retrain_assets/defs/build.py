@@ -59,7 +59,7 @@ def build_defs(settings: Settings, *, clock: Clock = system_clock, earliest: str
         asset_checks=build_checks(frame),
         jobs=[weekly, build_performance_job(frame)],
         schedules=[build_schedule(weekly)],
-        sensors=[build_canary_watch(frame), build_delivery(settings), build_failure_watch(settings, clock)],
+        sensors=[build_canary_watch(frame), build_delivery(settings), build_failure_watch(frame, settings, clock)],
         resources={"platform": platform_resource(settings, clock)},
         executor=dg.in_process_executor,
     )

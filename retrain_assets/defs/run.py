@@ -156,5 +156,5 @@ def _failure(done: dg.ExecuteInProcessResult) -> str:
             while error is not None and error.cause is not None:
                 error = error.cause
             if error is not None:
-                return f"{event.step_key}: {error.message.strip().splitlines()[0]}"
+                return f"{event.step_key}: {' '.join(error.message.split())}"
     return "the run failed before a step began"

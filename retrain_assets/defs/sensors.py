@@ -7,7 +7,8 @@ watch (`operations/watch.py`) or delivery (`notify/deliver.py`).
 import dagster as dg
 
 from retrain_assets.defs import metadata
-from retrain_assets.defs.partitions import Frame
+from retrain_assets.defs.jobs import WEEKLY_JOB
+from retrain_assets.defs.partitions import CHAIN, Frame
 from retrain_assets.defs.resources import PlatformParam
 from retrain_assets.defs.runs import ACTOR_TAG
 from retrain_assets.notify.channels import Channels
@@ -55,8 +56,9 @@ def build_delivery(settings: Settings) -> dg.SensorDefinition:
     return notification_delivery
 
 
-def build_failure_watch(settings: Settings, clock: Clock) -> dg.SensorDefinition:
+def build_failure_watch(frame: Frame, settings: Settings, clock: Clock) -> dg.SensorDefinition:
     """Note failed runs in the audit log, and so notify about them."""
+    chain = {frame.key(name) for name in CHAIN}
 
     @dg.run_failure_sensor(
         name="retrain_failure_watch",
@@ -65,6 +67,8 @@ def build_failure_watch(settings: Settings, clock: Clock) -> dg.SensorDefinition
     )
     def retrain_failure_watch(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
+        if run.job_name != WEEKLY_JOB and not (run.asset_selection or set()) & chain:
+            return  # a refused promotion by hand, or a report, is no failed retraining
         actor = run.tags.get(ACTOR_TAG, "dagster")
         retrain.fail(
             open_platform(settings, clock), retrain.Run(run.run_id, actor), context.failure_event.message or ""

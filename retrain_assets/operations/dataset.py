@@ -13,14 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Row as DatasetRow
+
 from retrain_assets.core.dataset import Dataset, Snapshot, Week, merge_weeks
-from retrain_assets.core.deployment import EventKind
+from retrain_assets.core.deployment import EventKind, Status
 from retrain_assets.core.features import FeatureSchema
 from retrain_assets.errors import TrainingImpossible, UsageError
 from retrain_assets.operations import deploy
 from retrain_assets.operations.platform import Platform
-from retrain_assets.operations.runs import Held, Run, skip
-from retrain_assets.store import datasets, decisions, outcomes
+from retrain_assets.operations.runs import Held, Run, is_old, skip
+from retrain_assets.store import datasets, decisions, outcomes, registry
 from retrain_assets.store.files import write_atomically
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def merge(platform: Platform, week: Week) -> tuple[Dataset, list[str]]:
         known[late.key] = collect(platform, late)
     parts = [known[part.key] for part in weeks]
     with platform.database.write() as connection:
-        datasets.checked(connection, parts, last_seq)
+        if is_refreshing:
+            datasets.checked(connection, parts, last_seq)
         dataset = datasets.save_manifest(connection, week, parts, schema.fingerprint, platform.now())
     return dataset, [part.key for part in due]
 
@@ -98,7 +101,7 @@ def prepare(platform: Platform, week: Week, run: Run) -> Prepared | Held:
         base = datasets.get_dataset(connection, trained.dataset_hash) if trained is not None else None
     new_tasks = datasets.new_tasks(platform.problem_home, dataset, base, schema)
     least = platform.config.retrain.min_new_samples
-    if new_tasks < least or dataset.rows == 0:
+    if (new_tasks < least and not _is_unfinished(platform, week, dataset, trained)) or dataset.rows == 0:
         since = f"since the training of week {trained.week}" if trained is not None else "so far"
         return skip(platform, run, week, f"{new_tasks} new tasks {since}; retrain.min_new_samples asks for {least}")
     rows = rows_of(platform, dataset, schema)
@@ -111,6 +114,20 @@ def prepare(platform: Platform, week: Week, run: Run) -> Prepared | Held:
     reason = f"week {week.key}: {dataset.rows:,} tasks, {new_tasks:,} of them new"
     deploy.note(platform, EventKind.RETRAIN_STARTED, run.because(reason, record))
     return Prepared(dataset, rows, splits, new_tasks)
+
+
+def _is_unfinished(platform: Platform, week: Week, dataset: Dataset, trained: DatasetRow[Any] | None) -> bool:
+    """Whether this very dataset was trained on, and its version then stopped on the way to its trial.
+
+    A run may have died before the version was registered, or deployment was paused that Sunday: then running the week
+    again goes on where it stopped, although nothing in its data is new.
+    """
+    if trained is None or (trained.week, trained.dataset_hash) != (week.key, dataset.dataset_hash):
+        return False
+    with platform.database.read() as connection:
+        model = registry.by_training(connection, trained.training_id)
+    waits = model is not None and model.status in {Status.REGISTERED, Status.STAGING}
+    return model is None or (waits and not is_old(platform, week))
 
 
 def dataset_of(platform: Platform, week: Week) -> Dataset:
@@ -128,11 +145,12 @@ _last_rows: dict[tuple[str, str, str], pd.DataFrame] = {}
 def rows_of(platform: Platform, dataset: Dataset, schema: FeatureSchema) -> pd.DataFrame:
     """The rows of a dataset; the last one stays in memory, since four steps of one run read it."""
     key = (str(platform.problem_home), dataset.dataset_hash, schema.fingerprint)
-    if key not in _last_rows:
+    rows = _last_rows.get(key)
+    if rows is None:
         rows = datasets.load_rows(platform.problem_home, dataset, schema)
         _last_rows.clear()
         _last_rows[key] = rows
-    return _last_rows[key]
+    return rows
 
 
 def split(platform: Platform, rows: pd.DataFrame) -> Splits:

@@ -76,8 +76,13 @@ def register(platform: Platform, draft: ModelVersion, cause: Cause) -> ModelVers
 def reject(platform: Platform, model: ModelVersion, cause: Cause) -> Event:
     """Discard a version that failed its validation or its smoke test; it stays in the registry with the reason."""
     with platform.database.write() as connection:
-        registry.move(connection, model.version, model.status, Status.REJECTED)
-        return _note(platform, connection, EventKind.REJECTED, model, model.status, Status.REJECTED, cause)
+        return reject_within(platform, connection, model, cause)
+
+
+def reject_within(platform: Platform, connection: Connection, model: ModelVersion, cause: Cause) -> Event:
+    """`reject` inside the caller's transaction."""
+    registry.move(connection, model.version, model.status, Status.REJECTED)
+    return _note(platform, connection, EventKind.REJECTED, model, model.status, Status.REJECTED, cause)
 
 
 def stage(platform: Platform, model: ModelVersion, cause: Cause) -> Event:
@@ -98,8 +103,14 @@ def load_artefact(platform: Platform, model: ModelVersion) -> Artefact:
     return load_version(platform.problem_home, model.version, model)
 
 
-def start(platform: Platform, model: ModelVersion, cause: Cause) -> Event:
+def start(platform: Platform, model: ModelVersion, cause: Cause, *, only_first: bool = False) -> Event:
     """Put a staged version on trial; or straight into production when nothing serves yet or canaries are off.
+
+    Parameters
+    ----------
+    only_first : bool
+        Refuse unless nothing serves yet: an older week may bootstrap, but never go on trial. Decided here, in the
+        transaction, since two weeks may run side by side.
 
     Raises
     ------
@@ -115,6 +126,8 @@ def start(platform: Platform, model: ModelVersion, cause: Cause) -> Event:
         if route.production_version is None:
             first = replace(cause, reason=f"first version that passed validation; {cause.reason}")
             return _serve(platform, connection, route, model, first)
+        if only_first:
+            raise TransitionRefused(f"{model.version} is of an older week; {route.production_version} serves already")
         if not platform.config.canary.enabled:
             return _serve(platform, connection, route, model, replace(cause, reason=f"canary is off; {cause.reason}"))
         if route.canary_version is not None:
@@ -128,7 +141,9 @@ def promote(platform: Platform, version: str, cause: Cause) -> Event:
     Raises
     ------
     TransitionRefused
-        The version is neither, or its artefact does not pass.
+        The version is neither, or somebody else changed traffic first.
+    ArtefactRefused
+        Its artefact does not pass.
     """
     with platform.database.read() as connection:
         load_artefact(platform, _known(connection, version))
@@ -140,7 +155,11 @@ def promote(platform: Platform, version: str, cause: Cause) -> Event:
 def promote_within(platform: Platform, connection: Connection, route: Route, version: str, cause: Cause) -> Event:
     """`promote` inside the caller's transaction."""
     model = _known(connection, version)
-    if model.status is not Status.CANARY and route.canary_version is not None:
+    if model.status is Status.DEPRECATED:
+        raise TransitionRefused(f"{version} served before; go back to it with `retrain rollback --to {version}`")
+    if model.status not in {Status.CANARY, Status.STAGING}:
+        raise TransitionRefused(f"{version} is {model.status}; a canary or a staged version can be promoted")
+    if model.status is Status.STAGING and route.canary_version is not None:
         route = _supersede(platform, connection, route, version, cause)
     return _serve(platform, connection, route, model, cause)
 

@@ -6,7 +6,7 @@ Holds what the assets `validation_report`, `staging_deployment` and `canary_depl
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from retrain_assets.core.dataset import FEATURE_PREFIX, Week
@@ -94,35 +94,45 @@ def _judge(platform: Platform, model: ModelVersion, report: ValidationReport, ru
     """Keep the report and reject what failed; a version judged before keeps the report it was judged by."""
     if model.status is not Status.REGISTERED or model.report is not None:
         return
+    evidence = {"gates": [asdict(gate) for gate in report.gates]}
+    found = "passed validation" if report.passed else "failed validation"
+    completed = run.because(f"{model.version} of week {model.week} {found}", evidence)
     with platform.database.write() as connection:
         registry.set_report(connection, model.version, report.to_dict())
-    evidence = {"gates": [asdict(gate) for gate in report.gates]}
-    if not report.passed:
-        deploy.reject(platform, model, run.because(report.summary, evidence))
-    found = "passed validation" if report.passed else "failed validation"
-    cause = run.because(f"{model.version} of week {model.week} {found}", evidence)
-    deploy.note(platform, EventKind.RETRAIN_COMPLETED, cause, model.version)
+        if not report.passed:
+            deploy.reject_within(platform, connection, model, run.because(report.summary, evidence))
+        kind = EventKind.RETRAIN_COMPLETED
+        deploy.record_event(platform, connection, kind, completed, version=model.version)
 
 
-def stage(platform: Platform, week: Week, run: Run) -> ModelVersion | Held:
-    """Stage a validated version of the newest week and run its smoke test; hold anything else."""
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A staged version and what its smoke test found."""
+
+    model: ModelVersion
+    tests: dict[str, float]
+
+
+def stage(platform: Platform, week: Week, run: Run) -> Staged | Held:
+    """Stage a validated version of the newest week and run its smoke test; hold anything else.
+
+    A version that is staged already is tested again: the run that staged it may have died before its test.
+    """
     model = version_of(platform, week)
-    if model.status is Status.STAGING:
-        return model
-    if model.status is not Status.REGISTERED:
+    if model.status not in {Status.REGISTERED, Status.STAGING}:
         return Held(f"{model.version} is {model.status}: nothing to stage")
     if (reason := why_not_deployed(platform, week)) is not None:
-        return Held(f"{model.version} stays registered: {reason}")
+        return Held(f"{model.version} stays {model.status}: {reason}")
     if not (model.report or {}).get("passed"):
         return Held(f"{model.version} has no passed validation report")
-    deploy.stage(platform, model, run.because("passed validation"))
+    if model.status is Status.REGISTERED:
+        deploy.stage(platform, model, run.because("passed validation"))
     staged = version_of(platform, week)
     try:
-        smoke_test(platform, staged)
+        return Staged(staged, smoke_test(platform, staged))
     except ArtefactRefused as error:
         deploy.reject(platform, staged, run.because(f"smoke test: {error}"))
         return Held(f"rejected: {error}")
-    return staged
 
 
 def smoke_test(platform: Platform, model: ModelVersion) -> dict[str, float]:
@@ -166,7 +176,8 @@ def start_canary(platform: Platform, week: Week, run: Run) -> Event | Held:
         return Held(f"{model.version} stays staged: {reason}")
     tick(platform, run.actor)
     try:
-        return deploy.start(platform, model, run.because(f"week {week.key} passed validation and smoke test"))
+        cause = run.because(f"week {week.key} passed validation and smoke test")
+        return deploy.start(platform, model, cause, only_first=is_old(platform, week))
     except TransitionRefused as error:
         return Held(str(error))
 

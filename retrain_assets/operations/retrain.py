@@ -7,13 +7,14 @@ run again alone. Holds names only.
 
 from retrain_assets.operations.dataset import Prepared, collect, merge, newer_snapshots, newest_dataset, prepare
 from retrain_assets.operations.model import Training, code_version, library_versions, newest_version, register, train
-from retrain_assets.operations.report import smoke_test, stage, start_canary, validate, why_not_deployed
+from retrain_assets.operations.report import Staged, smoke_test, stage, start_canary, validate, why_not_deployed
 from retrain_assets.operations.runs import Held, Run, fail, is_old
 
 __all__ = [
     "Held",
     "Prepared",
     "Run",
+    "Staged",
     "Training",
     "code_version",
     "collect",

@@ -260,10 +260,12 @@ class Outlook:
 
 def outlook(platform: Platform, week: Week) -> Outlook:
     """Count what a run of `week` would learn from, without writing anything."""
+    with platform.database.read() as connection:  # its own transaction: on PostgreSQL it holds writers back
+        last_seq = outcomes.highest_seq(connection)
     with platform.database.read() as connection:
         trained = datasets.newest_training(connection, up_to=week.key)
         base = datasets.get_dataset(connection, trained.dataset_hash) if trained is not None else None
-        counts = _week_counts(platform, connection, week)
+        counts = _week_counts(platform, connection, week, last_seq)
     schema_is_old = base is not None and base.schema_version != platform.config.schema.fingerprint
     held = {part.week: part.rows for part in base.snapshots} if base is not None and not schema_is_old else {}
     rows = sum(counts.values())
@@ -279,12 +281,11 @@ def outlook(platform: Platform, week: Week) -> Outlook:
     return Outlook(week.key, would_train=True, reason=reason, rows=rows, new_tasks=new)
 
 
-def _week_counts(platform: Platform, connection: Connection, week: Week) -> dict[str, int]:
+def _week_counts(platform: Platform, connection: Connection, week: Week, last_seq: int) -> dict[str, int]:
     """Tasks of each week that the dataset of `week` would hold; a snapshot that is still valid answers for its week."""
     config = platform.config.retrain
     weeks = _weeks(platform, connection, week)
     weeks = merge_weeks(weeks, config.merge_strategy, config.window_weeks)
-    last_seq = outcomes.highest_seq(connection)
     known = datasets.newest_snapshots(connection, platform.config.schema.fingerprint)
     due = datasets.weeks_to_take(
         connection, platform.calendar, weeks, known, last_seq, refresh_late=config.late_rows == "refresh"

@@ -108,7 +108,9 @@ def _watch_canary(platform: Platform, connection: Connection, route: Route, acto
         last_verdict=step.verdict.kind.value,
     )
     trials.save(connection, saved, now)
-    registry.renew_lease(connection, now + timedelta(seconds=platform.config.canary.lease_seconds))
+    until = now + timedelta(seconds=platform.config.canary.lease_seconds)
+    registry.renew_lease(connection, until)
+    route = replace(route, lease_until=until)  # a step of the ramp writes the whole row
     events = _act(platform, connection, route, step, actor)
     return Tick(tasks=len(rows), verdict=step.verdict, events=events)
 
@@ -171,23 +173,36 @@ def _watch_production(platform: Platform, connection: Connection, route: Route, 
     watch, alarms = ProductionWatch.from_dict(monitor.state).update([_task(row) for row in rows])
     saved = replace(monitor, state=watch.to_dict(), cursor=_after(monitor.cursor, rows))
     trials.save_monitor(connection, saved, now)
-    events = _answer(platform, connection, route, actor, alarms) if alarms else ()
+    raised = {alarm.metric for alarm in alarms}
+    standing = [alarm for alarm in watch.pending() if alarm.metric not in raised] if rows else []
+    events = _answer(platform, connection, route, actor, alarms=alarms, standing=standing) if alarms or standing else ()
     return replace(found, monitored=len(rows), alarms=tuple(alarms), events=(*found.events, *events))
 
 
 def _answer(
-    platform: Platform, connection: Connection, route: Route, actor: str, alarms: Sequence[Alarm]
+    platform: Platform,
+    connection: Connection,
+    route: Route,
+    actor: str,
+    *,
+    alarms: Sequence[Alarm],
+    standing: Sequence[Alarm],
 ) -> tuple[Event, ...]:
-    """Page for each alarm once; then go back to the last good version, unless the world itself is at fault."""
+    """Page for each alarm once; then go back to the last good version, unless the world itself is at fault.
+
+    `standing` alarms were paged before without a rollback: they are weighed again at every tick, since the canary
+    may have shown since then that the limit can be met, or its trial may be over.
+    """
     version = str(route.production_version)
-    shared = {alarm.metric for alarm in alarms if _canary_misses(connection, route, alarm)}
+    both = [*alarms, *standing]
+    shared = {alarm.metric for alarm in both if _canary_misses(connection, route, alarm)}
     events = [
         deploy.record_event(
             platform, connection, ALARM_EVENTS[alarm.metric], _alarm_cause(alarm, actor, shared), version=version
         )
         for alarm in alarms
     ]
-    own = [alarm for alarm in alarms if alarm.metric not in shared]
+    own = [alarm for alarm in both if alarm.metric not in shared]
     if not own or not platform.config.rollback.auto_rollback:
         return tuple(events)
     evidence = {"alarms": [alarm.to_dict() for alarm in own]}
@@ -195,18 +210,18 @@ def _answer(
     try:
         target = deploy.find_target(platform, connection, route)
     except NothingToRollBackTo as error:
+        if not alarms:  # told when the alarm was raised
+            return tuple(events)
         kept = replace(cause, reason=f"{cause.reason}; {error}")
-        return (
-            *events,
-            deploy.record_event(platform, connection, EventKind.ROLLBACK_IMPOSSIBLE, kept, version=version),
-        )
+        kind = EventKind.ROLLBACK_IMPOSSIBLE
+        return (*events, deploy.record_event(platform, connection, kind, kept, version=version))
     return (*events, deploy.roll_back_within(platform, connection, route, target, cause))
 
 
 def _alarm_cause(alarm: Alarm, actor: str, shared: set[str]) -> Cause:
     reason = alarm.sentence
     if alarm.metric in shared:
-        reason += "; the canary on trial does not meet the limit either, so the version is not to blame: no rollback"
+        reason += "; the canary on trial is not shown to meet it either, so the times may be to blame: no rollback"
     return Cause(actor, reason, evidence=alarm.to_dict())
 
 

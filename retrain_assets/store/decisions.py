@@ -94,11 +94,15 @@ def matured(
         Rows at the most; call again with the last row's cursor for more.
     """
     earlier = decisions.alias()
+    # A task is tried again within one trial, or under one version; the same id under another one is another task.
+    same = earlier.c.rollout_id.is_not_distinct_from(decisions.c.rollout_id)
+    if version is not None:
+        same = and_(same, earlier.c.model_version == decisions.c.model_version)
     is_retry = (
         select(1)
         .where(
+            same,
             earlier.c.task_id == decisions.c.task_id,
-            earlier.c.rollout_id.is_not_distinct_from(decisions.c.rollout_id),
             tuple_(earlier.c.decided_at, earlier.c.decision_id)
             < tuple_(decisions.c.decided_at, decisions.c.decision_id),
         )

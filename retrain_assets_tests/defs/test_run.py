@@ -196,7 +196,7 @@ def test_a_week_that_breaks_is_a_failed_run_with_one_event(loop: Loop, monkeypat
         patched.setattr(retrain, "merge", burst)
         result = loop.run(1)
     assert (result.outcome, result.version) == ("failed", None)
-    assert result.reason == "merged_dataset: RuntimeError: the disk is full"
+    assert result.reason == "merged_dataset: RuntimeError: the disk is full and more"
     (event,) = loop.events(EventKind.RETRAIN_FAILED)
     assert (event.reason, event.run_id, event.actor) == (result.reason, result.run_id, "anna")
     found = loop.instance.get_run_by_id(str(result.run_id))

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import select
 
 from retrain_assets.core.deployment import TRANSITIONS, Event, ModelVersion, Status
 from retrain_assets.core.routing import Route
@@ -31,8 +32,9 @@ from retrain_assets.operations import deploy
 from retrain_assets.operations.deploy import Cause
 from retrain_assets.operations.platform import open_platform
 from retrain_assets.settings import Config, Settings
-from retrain_assets.store import models, registry, schema, trials
+from retrain_assets.store import models, registry, schema
 from retrain_assets.store.database import Database
+from retrain_assets.store.tables import canary_state
 from retrain_assets.testing import FakeClock, tiny_artefact
 
 WHO = st.sampled_from(["anna", "canary_watch", "retrain"])
@@ -226,8 +228,8 @@ class Deployments(RuleBasedStateMachine):
     @rule(data=st.data(), who=WHO)
     def promote(self, data: st.DataObject, who: str) -> None:
         """A person, or the watch, lets it serve."""
-        version = self._any(data, Status.STAGING, Status.CANARY, Status.DEPRECATED)
-        is_allowed = self.statuses[version] in {Status.STAGING, Status.CANARY, Status.DEPRECATED}
+        version = self._any(data, Status.STAGING, Status.CANARY)
+        is_allowed = self.statuses[version] in {Status.STAGING, Status.CANARY}
         act: Callable[[], Event] = lambda: deploy.promote(self.platform, version, Cause(who, "better"))  # noqa: E731
         self._do(is_allowed, act, lambda: self._serve(version))
 
@@ -284,14 +286,15 @@ class Deployments(RuleBasedStateMachine):
         with self.platform.database.read() as connection:
             found = {model.version: model.status for model in registry.versions(connection)}
             route = registry.get_route(connection)
-            trial = trials.get(connection, route.rollout_id) if route.rollout_id else None
+            query = select(canary_state.c.rollout_id).where(canary_state.c.is_open)
+            under_way = connection.execute(query).scalars().all()
         assert found == self.statuses
         assert list(found.values()).count(Status.PRODUCTION) <= 1
         assert list(found.values()).count(Status.CANARY) <= 1
         assert route.production_version == self._with(Status.PRODUCTION)
         assert route.canary_version == self._with(Status.CANARY)
         assert (route.share > 0) == (route.canary_version is not None) == (route.lease_until is not None)
-        assert (trial is not None and trial.is_open) == (route.canary_version is not None)
+        assert under_way == ([route.rollout_id] if route.canary_version else [])
         assert route.paused == self.paused
         self._the_epoch_rises_with_traffic(route)
 

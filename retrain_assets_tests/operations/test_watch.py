@@ -418,6 +418,17 @@ def test_a_ramp_goes_up_step_by_step_and_then_promotes(
     ]
 
 
+def test_a_step_of_the_ramp_keeps_the_lease_that_its_tick_renewed(
+    new_trial: Callable[[str, Config | None], Trial], sqlite_url: str
+) -> None:
+    """Otherwise the canary would be out of traffic until the next tick, with every step."""
+    canary = CanarySettings(steps=[0.1, 0.25], duration_hours=4, evidence="no_harm")
+    trial = new_trial(sqlite_url, Config(canary=canary))
+    while trial.route().step == 0:
+        _convince(trial, hours=1)
+    assert trial.route().lease_until == trial.clock.now() + timedelta(seconds=canary.lease_seconds)
+
+
 def test_while_deployment_is_paused_a_trial_neither_steps_nor_ends_well(
     new_trial: Callable[[str, Config | None], Trial], sqlite_url: str
 ) -> None:

@@ -74,9 +74,7 @@ def test_a_decision_cannot_be_changed(engine: DecisionEngine) -> None:
         decision.action = "guest"  # type: ignore[misc]
 
 
-def test_every_decision_is_in_the_log_with_all_its_columns(
-    database_url: str, tmp_path: Path, clock: FakeClock
-) -> None:
+def test_every_decision_is_in_the_log_with_all_its_columns(database_url: str, tmp_path: Path, clock: FakeClock) -> None:
     """After a flush the log holds what was answered, on SQLite and on PostgreSQL."""
     seed(database_url, tmp_path)
     with DecisionEngine.from_registry(database_url, problem_home=tmp_path, clock=clock, start_refresh=False) as engine:

@@ -182,9 +182,7 @@ class TestACanaryThatCannotBeLoaded:
         engine.refresh()
         seeded.add_version("v1.0.2")
         damage(seeded, "v1.0.2")
-        seeded.set_route(
-            production_version="v1.0.2", canary_version=None, share=0.0, rollout_id=None, lease_until=None
-        )
+        seeded.set_route(production_version="v1.0.2", canary_version=None, share=0.0, rollout_id=None, lease_until=None)
         engine.refresh()
 
         def arms() -> set[str]:
@@ -214,7 +212,7 @@ class TestADatabaseThatIsAway:
         return is_away
 
     def test_a_refresh_says_so_and_decisions_go_on(self, engine: DecisionEngine, away: threading.Event) -> None:
-        """"Could not read" is an error of `refresh`, never a reason not to decide."""
+        """What could not be read is an error of `refresh`, never a reason not to decide."""
         away.set()
         with pytest.raises(StoreUnavailable, match="cannot be used now"):
             engine.refresh()

@@ -32,10 +32,9 @@ def build_deployment(frame: Frame) -> dg.AssetsDefinition:
         if isinstance(staged, retrain.Held):
             context.log.info(staged.reason)
             return
-        tests = retrain.smoke_test(platform, staged)
         yield dg.MaterializeResult(
-            metadata=metadata.of_version(platform, staged) | metadata.of_numbers(tests),
-            tags=metadata.tags_of(version=staged.version),
+            metadata=metadata.of_version(platform, staged.model) | metadata.of_numbers(staged.tests),
+            tags=metadata.tags_of(version=staged.model.version),
         )
 
     return staging_deployment
