@@ -157,7 +157,7 @@ def test_decisions_wait_for_a_database_that_is_away(make: Make, database: Databa
 def test_a_flush_says_that_the_database_is_away_and_keeps_the_decisions(
     make: Make, database: Database, weather: Weather
 ) -> None:
-    """ "Could not store" is an error of `flush`; the same decisions are stored by a later one."""
+    """What could not be stored is an error of `flush`; the same decisions are stored by a later one."""
     log = make()
     weather.is_away.set()
     log.put(decision(1))
