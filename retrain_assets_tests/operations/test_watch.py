@@ -510,6 +510,24 @@ def test_what_the_bad_version_left_behind_is_not_held_against_the_one_that_follo
     assert lone_trial.route().production_version == "v1.0.0"
 
 
+def test_an_alarm_during_a_young_trial_is_acted_on_once_the_canary_has_shown_that_the_limit_can_be_met(
+    lone_trial: Trial, new_version: VersionMaker
+) -> None:
+    """Two good canary tasks tell nothing: people are paged. Eighty more tell the version from the times."""
+    deploy.promote(lone_trial.platform, "v1.0.1", CAUSE)
+    new_version(lone_trial.platform, Status.CANARY)
+    lone_trial.decide("canary", ["success"] * 2)
+    events = _break_production(lone_trial, BAD * 4)
+    assert [event.kind for event in events] == [EventKind.SUCCESS_RATE_DROP]
+    assert "the canary on trial is not shown to meet it either" in events[0].reason
+    assert lone_trial.route().production_version == "v1.0.1"
+    lone_trial.decide("canary", ["success"] * 80)
+    lone_trial.decide("production", BAD)
+    lone_trial.mature()
+    assert EventKind.ROLLED_BACK in [event.kind for event in tick(lone_trial.platform).events]
+    assert lone_trial.route().production_version == "v1.0.0"
+
+
 def test_with_nothing_to_go_back_to_people_are_told(lone_trial: Trial) -> None:
     """The page says that a rollback was due and why none was possible."""
     deploy.roll_back(lone_trial.platform, CAUSE, version="v1.0.1")
