@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from retrain_assets.core.canary import CanaryPolicy, Evidence, plan
+from retrain_assets.core.canary import CanaryPolicy, plan
 from retrain_assets.core.deployment import (
     Event,
     EventKind,
@@ -410,12 +410,6 @@ def plan_trial(platform: Platform, connection: Connection, now: datetime) -> tup
     if traffic.tasks_per_hour:  # without past decisions the policy's own default stands
         policy = replace(policy, planned_ticks=planned.expected_blocks)
     return policy, {**planned.as_dict(), "in_words": planned.describe()}
-
-
-def empty_evidence(platform: Platform) -> Evidence:
-    """Evidence of nothing under the present settings."""
-    with platform.database.read() as connection:
-        return Evidence.start(plan_trial(platform, connection, platform.now())[0])
 
 
 def _intact_target(platform: Platform, connection: Connection, route: Route, to: str | None) -> ModelVersion:
