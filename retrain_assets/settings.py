@@ -7,6 +7,7 @@ every problem; nothing starts half-configured.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 import json
@@ -184,6 +185,17 @@ class StorageSettings(_Block, frozen=True):
 
     database_url: str | None = None
     outcomes: Literal["database", "csv"] = "database"
+    csv_file: Text | None = None
+    spool_dir: Text | None = None
+
+
+class ImportSettings(_Block, frozen=True):
+    """How the files look that `retrain import` reads; options of the command go before these."""
+
+    columns: dict[Text, Text] = field(default_factory=dict)
+    timezone: str | None = None
+    encoding: str | None = None
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
 
 
 class NotificationSettings(_Block, frozen=True):
@@ -193,7 +205,7 @@ class NotificationSettings(_Block, frozen=True):
 
 
 class Config(_Block, frozen=True):
-    """The configuration file: nine blocks, each with its defaults."""
+    """The configuration file: ten blocks, each with its defaults."""
 
     problem: ProblemSettings = field(default_factory=ProblemSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
@@ -203,6 +215,7 @@ class Config(_Block, frozen=True):
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    imports: ImportSettings = field(default_factory=ImportSettings)
     notifications: NotificationSettings = field(default_factory=NotificationSettings)
 
     @property
@@ -232,10 +245,12 @@ class Config(_Block, frozen=True):
         return self.canary.ramp
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data of every key; secrets (database URL, notification URLs) are left out."""
+        """Plain data of every key that steers the loop; secrets, places on a machine and imports are left out."""
         data: dict[str, Any] = msgspec.to_builtins(self)
-        data["storage"].pop("database_url")
+        for place in ("database_url", "csv_file", "spool_dir"):  # a machine's own, and may hold a password
+            data["storage"].pop(place)
         data.pop("notifications")
+        data.pop("imports")
         return data
 
     @property
@@ -268,6 +283,22 @@ class Settings(Struct, frozen=True, kw_only=True):
     def problem_home(self) -> Path:
         """Where the problem's files lie: `home/<problem.name>`, unless another folder was named."""
         return self.problem_folder or self.home / self.config.problem.name
+
+    @property
+    def csv_file(self) -> Path:
+        """The file of `storage.outcomes: csv`; a relative `storage.csv_file` counts from the config folder's parent."""
+        return self._place(self.config.storage.csv_file) or self.problem_home / "outcomes.csv"
+
+    @property
+    def spool_dir(self) -> Path | None:
+        """Where a worker keeps outcomes while the database is away; None keeps none."""
+        return self._place(self.config.storage.spool_dir)
+
+    def _place(self, name: str | None) -> Path | None:
+        if name is None:
+            return None
+        base = self.config_path.parent.parent if self.config_path else Path.cwd()
+        return (base / Path(name).expanduser()).resolve()
 
 
 def load_settings(path: str | Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
@@ -444,9 +475,7 @@ def _as_meant(path: str, value: Any) -> Any:  # noqa: ANN401
 def _contradictions(config: Config) -> list[str]:
     found = _problem_contradictions(config.problem)
     retrain, canary = config.retrain, config.canary
-    try:
-        ZoneInfo(retrain.timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+    if not _is_timezone(retrain.timezone):
         found.append(
             f"retrain.timezone: {retrain.timezone!r} is not a known time zone; use a name such as Europe/Berlin"
         )
@@ -454,8 +483,11 @@ def _contradictions(config: Config) -> list[str]:
         found.append(f"retrain.first_week: {retrain.first_week!r} is not a date; write YYYY-MM-DD")
     if retrain.validation_metric in {"accuracy", "roc_auc"} and retrain.validation_threshold > 1:
         found.append(f"retrain.validation_threshold: {retrain.validation_threshold} can never be reached; use 0 to 1")
-    if config.storage.outcomes == "csv":
-        found.append("storage.outcomes: 'csv' is not available in this version; use database, and `retrain import`")
+    zone = config.imports.timezone
+    if zone is not None and not _is_timezone(zone):
+        found.append(f"imports.timezone: {zone!r} is not a known time zone; use a name such as Europe/Berlin")
+    if config.imports.encoding is not None and not _is_encoding(config.imports.encoding):
+        found.append(f"imports.encoding: {config.imports.encoding!r} is not a known encoding; use a name such as utf-8")
     if canary.percentage > canary.max_percentage:
         found.append(f"canary.percentage: {canary.percentage} is above canary.max_percentage {canary.max_percentage}")
     if list(canary.ramp) != sorted(set(canary.ramp)):
@@ -465,6 +497,22 @@ def _contradictions(config: Config) -> list[str]:
             f"canary.max_duration_hours: {canary.max_duration_hours} is below duration_hours {canary.duration_hours}"
         )
     return found
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        codecs.lookup(name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def _is_date(text: str) -> bool:

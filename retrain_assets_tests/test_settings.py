@@ -200,7 +200,10 @@ def test_an_unknown_key_is_refused_and_the_nearest_is_named(data: dict[str, Any]
         ({"problem": {"features": {"pa-1": {"type": "number"}}}}, "problem.features.pa-1"),
         ({"problem": {"features": ["pa"]}}, "problem.features"),
         ({"retrain": "weekly"}, "retrain"),
-        ({"storage": {"outcomes": "csv"}}, "storage.outcomes"),
+        ({"storage": {"outcomes": "excel"}}, "storage.outcomes"),
+        ({"imports": {"timezone": "Mars/Olympus"}}, "imports.timezone"),
+        ({"imports": {"encoding": "utf-99"}}, "imports.encoding"),
+        ({"imports": {"delimiter": "ab"}}, "imports.delimiter"),
     ],
     ids=str,
 )

@@ -136,6 +136,8 @@ class Snapshot:
         Relative to the problem's home.
     first_seq, last_seq : int
         Outcomes with `seq` above `last_seq` had not arrived when it was taken.
+    facts : dict or None
+        What its rows are made of, for people: counts by name. Not part of the content.
     """
 
     content_hash: str
@@ -147,6 +149,7 @@ class Snapshot:
     last_seq: int
     schema_version: str
     created_at: datetime
+    facts: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

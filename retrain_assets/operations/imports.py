@@ -30,7 +30,7 @@ from retrain_assets.core.outcomes import FIXED_FIELDS, is_absent
 from retrain_assets.errors import RetrainError, SchemaError, StoreUnavailable, UsageError
 from retrain_assets.operations.platform import Platform
 from retrain_assets.operations.row_files import FileRow, RowFile, open_rows
-from retrain_assets.store import outcomes, published
+from retrain_assets.store import outcomes, published, quarantine
 
 BATCH_ROWS = 1_000
 """Rows of one transaction."""
@@ -251,7 +251,7 @@ def _store(platform: Platform, batch: Sequence[_Read], source: str, found: Impor
     with platform.database.write() as connection:
         receipts = outcomes.append(connection, [read.values for read in good], rules, now, source)
         for read, problem in bad:
-            outcomes.refuse(connection, read.values, problem, now, source)
+            quarantine.refuse(connection, read.values, problem, now, source)
     found.rows += len(batch)
     for read, receipt in zip(good, receipts, strict=True):
         if receipt.status == "quarantined":

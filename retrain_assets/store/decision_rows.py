@@ -20,7 +20,7 @@ from retrain_assets.store.tables import decisions
 GROUP = 32
 """Rows of one statement: the driver gives the interpreter free once for each statement, not for each row."""
 
-COLUMNS = tuple(column.name for column in decisions.columns)
+COLUMNS = tuple(column.name for column in decisions.columns if column.name != "received_at")
 """Order of a row's values."""
 
 Row = tuple[Any, ...]

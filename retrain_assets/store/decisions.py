@@ -157,6 +157,7 @@ def get(connection: Connection, decision_id: str) -> DecisionRecord | None:
     if row is None:
         return None
     values = dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's documented way to a row's names)
+    values.pop("received_at")
     return DecisionRecord(**values | {"actions": tuple(values["actions"])})
 
 

@@ -1,29 +1,25 @@
-"""Outcomes in the database: append once, quarantine what does not fit, read in a stated order.
+"""Outcomes in the database: append once, set aside what does not fit.
 
-Holds the SQL on `outcomes` and `quarantine`; does not hold the check itself (`core/outcomes.py`).
+Holds the SQL on `outcomes`; does not hold the check itself (`core/outcomes.py`) or refused rows (`quarantine.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, func, select, text
 
 from retrain_assets.core.outcomes import Outcome, OutcomeRules, Receipt, read_outcome
 from retrain_assets.errors import SchemaError
+from retrain_assets.store import quarantine
 from retrain_assets.store.database import insert_new
-from retrain_assets.store.tables import outcomes, quarantine
+from retrain_assets.store.tables import outcomes
 
 UNCHECKED = "stored after a check of its structure only: no settings are published in this database yet"
 _COLUMNS = tuple(field.name for field in fields(Outcome))  # `asdict` would copy every feature deeply: 3x slower
-MAX_PAYLOAD = 100_000
-"""Characters of a refused payload that are kept."""
 
 
 def append(
@@ -52,7 +48,7 @@ def append(
         try:
             good[position] = read_outcome(raw, rules, now)
         except SchemaError as error:
-            refuse(connection, raw, error, now, source)
+            quarantine.refuse(connection, raw, error, now, source)
             given = raw.get("outcome_id")
             receipts[position] = Receipt(str(given) if given else None, "quarantined", error.message, error.field)
     stored = _insert(connection, list(good.values()))
@@ -78,34 +74,6 @@ def _insert(connection: Connection, batch: Sequence[Outcome]) -> set[str]:
 def _first_of_each(batch: Sequence[Outcome]) -> list[Outcome]:
     """One outcome for each id: the first, as if they had come one after the other."""
     return list({outcome.outcome_id: outcome for outcome in reversed(batch)}.values())[::-1]
-
-
-def refuse(connection: Connection, raw: Mapping[str, Any], error: SchemaError, now: datetime, source: str) -> None:
-    """Keep a raw outcome that does not fit, with the reason and the field; the same one twice is one row."""
-    payload = _payload(raw)
-    content = hashlib.sha256(f"{source}\x1f{payload}\x1f{error}".encode(errors="replace")).hexdigest()
-    values = {
-        "received_at": now,
-        "source": source,
-        "payload": payload,
-        "payload_hash": content,
-        "reason": _writable(error.message),
-        "field": _writable(error.field),
-    }
-    connection.execute(insert_new(connection, quarantine, ["payload_hash"]), [values])
-
-
-def _payload(raw: Mapping[str, Any]) -> str:
-    """The row as JSON, whatever it holds: a payload that cannot be written must not cost the batch its good rows."""
-    try:
-        payload = msgspec.json.encode(dict(raw), enc_hook=repr).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError):  # half a surrogate pair, an integer of 70 bits
-        payload = json.dumps({str(key): repr(value) for key, value in raw.items()})
-    return _writable(payload[:MAX_PAYLOAD])
-
-
-def _writable(text: str) -> str:
-    return text.replace("\x00", "\\u0000").encode(errors="replace").decode()
 
 
 def count(connection: Connection) -> int:

@@ -14,7 +14,7 @@ from retrain_assets.errors import StoreOutdated
 from retrain_assets.store import tables
 from retrain_assets.store.database import Database
 
-HEAD = "0001"
+HEAD = "0002"
 """Revision of the newest migration; a test holds it against the folder."""
 
 

@@ -95,10 +95,18 @@ decisions = Table(
     Column("stratum", Text, nullable=False),
     Column("latency_ms", Float, nullable=False),
     Column("error", Text),
+    # Filled only where the decision reached the log after its deadline: its week may have been taken without it.
+    Column("received_at", Instant),
     CheckConstraint("propensity > 0 AND propensity <= 1", name="propensity"),
     Index(None, "deadline_at", "decision_id"),
     Index(None, "rollout_id", "deadline_at", "decision_id"),
     Index(None, "task_id", "attempt"),
+    Index(
+        "ix_decisions_late",
+        "received_at",
+        sqlite_where=text("received_at IS NOT NULL"),
+        postgresql_where=text("received_at IS NOT NULL"),
+    ),
 )
 
 outcomes = Table(
@@ -140,7 +148,21 @@ quarantine = Table(
     Column("payload_hash", String(64), nullable=False, unique=True),
     Column("reason", Text, nullable=False),
     Column("field", Text, nullable=False),
+    # A row that was mended stays, with the outcome that it became.
+    Column("resolved_at", Instant),
+    Column("resolved_as", String(200)),
     sqlite_autoincrement=True,
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("import_id", String(64), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("counts", JSON, nullable=False),
+    Column("is_complete", Boolean, nullable=False),
+    Column("updated_at", Instant, nullable=False),
 )
 
 snapshots = Table(
@@ -155,6 +177,7 @@ snapshots = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("schema_version", String(32), nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("facts", JSON),
     Index(None, "week", "last_seq"),
 )
 
