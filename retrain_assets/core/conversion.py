@@ -1,11 +1,12 @@
 """Fitted pipelines as ONNX graphs, byte for byte the same for the same pipeline.
 
-Holds the graph of each estimator with its calibration folded in; does not hold the check that graph and
-pipeline agree (`core/model.py: parity`) or the scoring (`serving/artefact.py`).
+Holds the graph of each estimator with its calibration folded in; does not hold the graph of a user's own estimator
+(`core/user_graph.py`), the check that graph and pipeline agree (`core/model.py: parity`) or the scoring
+(`serving/artefact.py`).
 
-The graph is written here node by node instead of by a converter, because engines compare in float32: a split
-between two neighbouring float32 values, rounded to the nearest, sends a row down the wrong branch (a
-score 0.99 off, measured with skl2onnx 1.20). Rounding thresholds down makes float32 decide as float64 does.
+The graphs of the platform's own estimators are written node by node instead of by a converter, because engines
+compare in float32: a split between two neighbouring float32 values, rounded to the nearest, sends a row down the wrong
+branch (a score 0.99 off, measured with skl2onnx 1.20). Rounding thresholds down makes float32 decide as float64 does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from retrain_assets.core.estimators import BoostedTrees, LogisticModel
+from retrain_assets.core.estimators import BoostedTrees, LogisticModel, round_down
 from retrain_assets.core.pipeline import Calibration, SuccessPipeline
+from retrain_assets.core.user_estimator import UserEstimator
+from retrain_assets.core.user_graph import user_graph
 
 INPUT_NAME = "rows"
 OUTPUT_NAME = "probability"
@@ -46,6 +49,8 @@ def convert(pipeline: SuccessPipeline) -> bytes:
     ------
     TypeError
         When the estimator has no graph.
+    ConfigError, ArtefactRefused
+        A user's own estimator cannot be converted.
     """
     width, calibration = pipeline.encoding.width, pipeline.calibration
     match pipeline.estimator:
@@ -53,9 +58,10 @@ def convert(pipeline: SuccessPipeline) -> bytes:
             nodes, constants = _trees_graph(trees, calibration)
         case LogisticModel() as logistic:
             nodes, constants = _logistic_graph(logistic, calibration, len(pipeline.encoding.actions))
+        case UserEstimator() as own:
+            nodes, constants = user_graph(own, calibration, OPSET, INPUT_NAME, OUTPUT_NAME)
         case other:
             raise TypeError(f"{type(other).__name__} has no ONNX graph; add one to core/conversion.py")
-    nodes.append(helper.make_node("Sigmoid", ["log_odds"], [OUTPUT_NAME]))
     graph = helper.make_graph(
         nodes,
         GRAPH_NAME,
@@ -67,13 +73,6 @@ def convert(pipeline: SuccessPipeline) -> bytes:
     model = helper.make_model(graph, opset_imports=opsets, producer_name=GRAPH_NAME, ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def round_down(values: np.ndarray) -> np.ndarray:
-    """The largest float32 not above each float64: `x <= value` is unchanged for every float32 `x`."""
-    with np.errstate(over="ignore"):
-        nearest = values.astype(np.float32)
-    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 def _trees_graph(trees: BoostedTrees, calibration: Calibration) -> _Graph:
@@ -109,7 +108,7 @@ def _trees_graph(trees: BoostedTrees, calibration: Calibration) -> _Graph:
         target_ids=[0] * int(leaf.sum()),
         target_weights=(nodes["value"][leaf] * calibration.slope).tolist(),
     )
-    return [node], []
+    return [node, _sigmoid()], []
 
 
 def _logistic_graph(model: LogisticModel, calibration: Calibration, actions: int) -> _Graph:
@@ -160,4 +159,8 @@ def _logistic_graph(model: LogisticModel, calibration: Calibration, actions: int
         ("ReduceSum", ["chosen", "last_axis"], "log_odds", {"keepdims": 1}),
     ]
     nodes = [helper.make_node(kind, inputs, [output], **settings) for kind, inputs, output, settings in steps]
-    return nodes, [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    return [*nodes, _sigmoid()], [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+
+
+def _sigmoid() -> onnx.NodeProto:
+    return helper.make_node("Sigmoid", ["log_odds"], [OUTPUT_NAME])

@@ -1,7 +1,8 @@
-"""The estimators that a spec may name, fitted on encoded rows.
+"""The estimators that come with the platform, fitted on encoded rows.
 
-Holds boosted trees with their continuation from a parent, and logistic regression; does not hold encoding or
-calibration (`core/pipeline.py`) or their conversion (`core/conversion.py`). An estimator enters the platform
+Holds boosted trees with their continuation from a parent, and logistic regression; does not hold their parameters'
+names and defaults (`core/model_settings.py`), a user's own estimator (`core/user_estimator.py`), encoding or
+calibration (`core/pipeline.py`) or conversion (`core/conversion.py`). An estimator enters the platform
 only through the parity gate of `core/model.py`.
 """
 
@@ -22,30 +23,6 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from retrain_assets.core.encoding import Encoding
 from retrain_assets.core.features import FeatureType
 
-TREE_PARAMS: dict[str, Any] = {
-    "learning_rate": 0.05,
-    "max_iter": 200,
-    "max_leaf_nodes": 8,
-    "max_depth": None,
-    "min_samples_leaf": 20,
-    "l2_regularization": 1.0,
-    "max_features": 1.0,
-    "max_bins": 255,
-    "stop_on_validation": True,
-    "incremental_iter": 25,
-    "max_trees": 400,
-}
-"""Parameters of `hist_gradient_boosting` and their defaults. `stop_on_validation` keeps the number of
-trees with the lowest log loss on the validation part; `incremental_iter` trees are added to a parent, until
-`max_trees` would be exceeded and the next training starts afresh."""
-
-LOGISTIC_PARAMS: dict[str, Any] = {"C": 0.05, "max_iter": 300, "max_categories": 30}
-"""Parameters of `logistic_regression`: inverse penalty, solver steps, and the number of most
-frequent categories of a feature that get a weight of their own."""
-
-PARAMS: dict[str, dict[str, Any]] = {"hist_gradient_boosting": TREE_PARAMS, "logistic_regression": LOGISTIC_PARAMS}
-"""Estimator name to its parameters and their defaults."""
-
 _SKLEARN_TREE_PARAMS = (
     "learning_rate",
     "max_leaf_nodes",
@@ -58,15 +35,22 @@ _SKLEARN_TREE_PARAMS = (
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded_libraries() -> ThreadpoolController:
+def loaded_libraries() -> ThreadpoolController:
     """The process's thread pools; looking them up anew at each call took as long as scoring 1,000 rows."""
     return ThreadpoolController()
 
 
 def _openmp_threads(count: int) -> AbstractContextManager[Any]:
     """Limit scikit-learn's OpenMP threads for a while."""
-    limiter: AbstractContextManager[Any] = _loaded_libraries().limit(limits=count, user_api="openmp")
+    limiter: AbstractContextManager[Any] = loaded_libraries().limit(limits=count, user_api="openmp")
     return limiter
+
+
+def round_down(values: np.ndarray) -> np.ndarray:
+    """The largest float32 not above each float64: `x <= value` is unchanged for every float32 `x`."""
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,7 @@ class BoostedTrees:
         ----------
         train, validation : (ndarray of float32, ndarray of bool)
         params : mapping
-            Complete; see `TREE_PARAMS`.
+            Complete; see `core.model_settings.PARAMS`.
         seed, threads : int
         parent : BoostedTrees, optional
             Not changed.
@@ -138,6 +122,15 @@ class BoostedTrees:
     def node_arrays(self) -> list[np.ndarray]:
         """Each tree's nodes, scikit-learn's structured array."""
         return [predictors[0].nodes for predictors in self.booster._predictors]  # noqa: SLF001  (no public access)
+
+    def thresholds(self) -> dict[int, np.ndarray]:
+        """Input column to the distinct thresholds of its splits: where a converted model is likeliest to differ."""
+        nodes = np.concatenate(self.node_arrays())
+        inner = nodes[nodes["is_leaf"] == 0]
+        return {
+            int(position): np.unique(inner["num_threshold"][inner["feature_idx"] == position])
+            for position in np.unique(inner["feature_idx"])
+        }
 
     @property
     def baseline(self) -> float:
@@ -193,7 +186,7 @@ class LogisticModel:
         of_action = matrix[:, -1:] == np.arange(len(encoding.actions), dtype=np.float32)
         crossed = (of_action[:, :, None] * design[:, None, :]).reshape(len(design), -1)
         model = LogisticRegression(C=params["C"], max_iter=params["max_iter"], random_state=seed, fit_intercept=False)
-        with _loaded_libraries().limit(limits=threads):
+        with loaded_libraries().limit(limits=threads):
             model.fit(np.hstack([design, crossed]), success)
         coefficients = model.coef_[0]
         shared, own = coefficients[: design.shape[1]], coefficients[design.shape[1] :]

@@ -20,10 +20,13 @@ import joblib
 import numpy as np
 
 from retrain_assets.core.conversion import OPSET, convert
-from retrain_assets.core.estimators import PARAMS, BoostedTrees
+from retrain_assets.core.estimators import BoostedTrees
+from retrain_assets.core.model_settings import PARAMS
 from retrain_assets.core.pipeline import SuccessPipeline
 from retrain_assets.core.probes import hard_rows, rows_frame
+from retrain_assets.core.search import SearchPlan
 from retrain_assets.core.training import MODES, TrainedModel, TrainSpec, train
+from retrain_assets.core.user_estimator import UserEstimator, state_bytes
 from retrain_assets.errors import ArtefactRefused
 
 __all__ = [
@@ -33,12 +36,12 @@ __all__ = [
     "PARITY_ROWS",
     "PackedModel",
     "ParityResult",
+    "SearchPlan",
     "SuccessPipeline",
     "TrainSpec",
     "TrainedModel",
     "canonical_json",
     "fitted_digest",
-    "library_versions",
     "manifest",
     "pack",
     "parity",
@@ -172,6 +175,7 @@ def manifest(model: TrainedModel, onnx_bytes: bytes, parity_result: ParityResult
             "rows": model.rows_train,
             "success_rate": model.train_success_rate,
             "trees": model.trees,
+            **({} if model.spec.source is None else {"source": dict(model.spec.source)}),
         },
     }
 
@@ -216,10 +220,16 @@ def pack(model: TrainedModel, load: Callable[[bytes, bytes], Scorer], rows: int 
     Raises
     ------
     ArtefactRefused
-        When engine and pipeline differ by more than `PARITY_LIMIT` on any row.
+        When engine and pipeline differ by more than `PARITY_LIMIT` on any row, or a user's own estimator cannot be
+        converted.
     """
     onnx_bytes = to_onnx(model)
-    result = parity(model, load(onnx_bytes, canonical_json(manifest(model, onnx_bytes))), rows, model.spec.seed)
+    try:
+        scorer = load(onnx_bytes, canonical_json(manifest(model, onnx_bytes)))
+    except ArtefactRefused as error:
+        told = f"the estimator {model.spec.estimator} with these parameters cannot be served"
+        raise ArtefactRefused(f"{told}: {error}") from error
+    result = parity(model, scorer, rows, model.spec.seed)
     if not result.passed:
         raise ArtefactRefused(
             f"model.onnx differs from its pipeline by {result.max_abs_difference:.2g} on {rows} hard rows, more than "
@@ -261,6 +271,10 @@ def fitted_digest(pipeline: SuccessPipeline) -> str:
     calibration = pipeline.calibration
     digest.update(canonical_json({"slope": calibration.slope, "intercept": calibration.intercept}))
     estimator = pipeline.estimator
+    if isinstance(estimator, UserEstimator):
+        for part in state_bytes(vars(estimator) | {"threads": None}):
+            digest.update(part)
+        return digest.hexdigest()
     if isinstance(estimator, BoostedTrees):
         digest.update(np.float64(estimator.baseline).tobytes())
         arrays = [array[name] for array in estimator.node_arrays() for name in array.dtype.names or ()]
@@ -269,14 +283,3 @@ def fitted_digest(pipeline: SuccessPipeline) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a model's bytes depend on."""
-    import onnx
-    import onnxruntime
-    import pandas as pd
-    import sklearn
-
-    libraries = (np, pd, sklearn, onnx, onnxruntime)
-    return {library.__name__: str(library.__version__) for library in libraries}

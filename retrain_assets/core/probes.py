@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from retrain_assets.core.encoding import FLOAT32_MAX, ColumnEncoding, Encoding
-from retrain_assets.core.estimators import BoostedTrees
 from retrain_assets.core.features import Feature, FeatureType
 from retrain_assets.core.pipeline import FEATURE_PREFIX, SuccessPipeline
 
@@ -127,15 +126,9 @@ def _hard_numbers(column: ColumnEncoding, thresholds: np.ndarray, count: int, rn
 
 
 def _thresholds(pipeline: SuccessPipeline) -> dict[int, np.ndarray]:
-    """Input column to the distinct thresholds of its splits."""
-    if not isinstance(pipeline.estimator, BoostedTrees):
-        return {}
-    nodes = np.concatenate(pipeline.estimator.node_arrays())
-    inner = nodes[nodes["is_leaf"] == 0]
-    return {
-        int(position): np.unique(inner["num_threshold"][inner["feature_idx"] == position])
-        for position in np.unique(inner["feature_idx"])
-    }
+    """Input column to the distinct thresholds of its splits, where the estimator knows any."""
+    thresholds = getattr(pipeline.estimator, "thresholds", dict)
+    return dict(thresholds())
 
 
 def _low(column: ColumnEncoding) -> float:

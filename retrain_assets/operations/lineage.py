@@ -1,7 +1,7 @@
 """Which data produced a model, and which model made a decision.
 
-Holds the walk from a decision to its model, dataset and snapshots, and the check that the snapshots' files are
-still what was recorded; does not hold how they are made (`store/datasets.py`).
+Holds the walk from a decision to its model, dataset and snapshots; does not hold the checks that each of them is still
+what was recorded (`operations/chain.py`) or how they are made (`store/datasets.py`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from retrain_assets.core.dataset import Snapshot
 from retrain_assets.core.deployment import ModelVersion
 from retrain_assets.core.outcomes import MISSING, DecisionRecord
 from retrain_assets.errors import NoModelError, RetrainError
+from retrain_assets.operations import chain
+from retrain_assets.operations.chain import FileLink
 from retrain_assets.operations.platform import Platform
-from retrain_assets.store import datasets, decisions, registry
-from retrain_assets.store.files import sha256_of
-from retrain_assets.store.tables import decisions as decisions_table
-from retrain_assets.store.tables import outcomes as outcomes_table
+from retrain_assets.store import decisions, registry, traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +43,34 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A version, its dataset and the snapshots that it consists of, in order."""
+    """A version, its dataset and the snapshots that it consists of, in order.
+
+    Attributes
+    ----------
+    artefacts : tuple of FileLink
+        The version's own files.
+    broken : tuple of str
+        What is wrong in the database, or with the parent that training continued from.
+    is_deep : bool
+        The rows of each snapshot were read and hashed, too.
+    """
 
     model: ModelVersion
     home: Path
     links: tuple[Link, ...]
+    artefacts: tuple[FileLink, ...] = ()
+    broken: tuple[str, ...] = ()
+    is_deep: bool = False
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong, a sentence each; empty when every file is intact."""
-        return [f"week {link.snapshot.week}: {link.fault}" for link in self.links if link.fault]
+        """What is wrong, a sentence each; empty when the whole chain is intact."""
+        return [*self.data_faults, *(f"{self.model.version}: {file.fault}" for file in self.artefacts if file.fault)]
+
+    @property
+    def data_faults(self) -> list[str]:
+        """Those of them that a rebuilding of the version cannot do without."""
+        return [f"week {link.snapshot.week}: {link.fault}" for link in self.links if link.fault] + list(self.broken)
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's JSON, with a few keys more."""
@@ -65,10 +82,14 @@ class Lineage:
             "rows": sum(link.snapshot.rows for link in self.links),
             "schema_version": model.schema_version,
             "snapshots": [link.to_dict() for link in self.links],
+            "artefacts": [asdict(file) for file in self.artefacts],
             "parent": model.parent_version,
             "run_id": model.run_id,
             "code_version": model.code_version,
+            "training_id": model.training_id,
             "intact": not self.faults,
+            "faults": self.faults,
+            "deep": self.is_deep,
         }
 
 
@@ -105,8 +126,19 @@ def _version(connection: Connection, which: str) -> ModelVersion:
     return model
 
 
-def trace(platform: Platform, which: str) -> Lineage:
-    """Walk from a version to its snapshots, and compare each file with what was recorded.
+def trace(platform: Platform, which: str, *, is_deep: bool = False) -> Lineage:
+    """Walk from a version to its snapshots, and compare each link with what was recorded.
+
+    The digests of every file, the dataset's hash over its snapshots, and the training's id over everything that it was
+    told.
+
+    Parameters
+    ----------
+    platform : Platform
+    which : str
+        As `find_version` takes it.
+    is_deep : bool
+        Also read the snapshots and compare their rows with the content hash; needs the platform extra.
 
     Raises
     ------
@@ -115,21 +147,26 @@ def trace(platform: Platform, which: str) -> Lineage:
     """
     with platform.database.read() as connection:
         model = _version(connection, which)
-        dataset = datasets.get_dataset(connection, model.dataset_hash)
-    if dataset is None:
-        raise RetrainError(f"the dataset {model.dataset_hash[:12]} of {model.version} is not in the database")
-    home = platform.problem_home
-    return Lineage(model, home.resolve(), tuple(Link(part, _fault(home, part)) for part in dataset.snapshots))
+        records = chain.read_records(connection, model)
+    return trace_records(platform, records, is_deep=is_deep)
 
 
-def _fault(home: Path, part: Snapshot) -> str | None:
-    try:
-        found = sha256_of(home / part.path)
-    except OSError as error:
-        return f"{part.path} cannot be read: {error.strerror or error}"
-    if found != part.file_sha256:
-        return f"{part.path} has SHA-256 {found[:16]}..., recorded is {part.file_sha256[:16]}..."
-    return None
+def trace_records(platform: Platform, records: chain.Records, *, is_deep: bool = False) -> Lineage:
+    """`trace` of a version whose rows have been read."""
+    home, model = platform.problem_home, records.model
+    schema = chain.schema_of(model) if is_deep else None
+    parts = records.dataset.snapshots if records.dataset else ()
+    broken = list(chain.record_faults(records))
+    if (fault := chain.parent_fault(home, records)) is not None:
+        broken.append(fault)
+    return Lineage(
+        model=model,
+        home=home.resolve(),
+        links=tuple(Link(part, chain.snapshot_fault(home, part, schema)) for part in parts),
+        artefacts=chain.file_links(home, model),
+        broken=tuple(broken),
+        is_deep=is_deep,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +207,6 @@ def explain(platform: Platform, decision_id: str) -> Explanation:
         if decision is None:
             hint = "an engine writes its decisions within about a second; the id stands in Decision.decision_id"
             raise RetrainError(f"there is no decision {decision_id!r} in this database; {hint}")
-        outcome = _outcome(connection, decision_id)
+        outcome = traces.outcome_of(connection, decision_id)
     lineage = trace(platform, decision.model_version) if decision.model_version else None
     return Explanation(decision, outcome, lineage, is_mature=platform.now() >= decision.deadline_at)
-
-
-def _outcome(connection: Connection, decision_id: str) -> dict[str, Any] | None:
-    """The newest outcome of a decision, by its id, else by its task and attempt."""
-    query = (
-        select(outcomes_table)
-        .select_from(decisions_table)
-        .join(outcomes_table, outcomes_table.c.seq == decisions.newest_outcome_seq())
-        .where(decisions_table.c.decision_id == decision_id)
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's documented way to a row's names)

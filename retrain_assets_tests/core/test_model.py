@@ -18,7 +18,6 @@ from retrain_assets.core.model import (
     TrainSpec,
     canonical_json,
     fitted_digest,
-    library_versions,
     manifest,
     pack,
     parity,
@@ -430,8 +429,3 @@ def test_a_spec_of_another_schema_is_refused() -> None:
     other = FeatureSchema(SCHEMA.features[:2], ACTIONS)
     with pytest.raises(UsageError, match="another feature schema"):
         train(rows, rows, SCHEMA, TrainSpec(schema=other.to_dict()))
-
-
-def test_library_versions_name_what_the_bytes_depend_on() -> None:
-    """`reproduce` compares them before it blames the data."""
-    assert set(library_versions()) == {"numpy", "pandas", "sklearn", "onnx", "onnxruntime"}

@@ -15,9 +15,10 @@ from retrain_assets.demo.automation import SimulatedAutomation
 from retrain_assets.errors import NoModelError, RetrainError
 from retrain_assets.operations import deploy, lineage, retrain
 from retrain_assets.operations.deploy import Cause
+from retrain_assets.operations.model import training_id
 from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.settings import Config, resolve
-from retrain_assets.store import decisions
+from retrain_assets.store import datasets, decisions, models
 from retrain_assets.store.collector import FeedbackCollector
 from retrain_assets.store.files import sha256_of
 from retrain_assets.testing import FakeClock
@@ -51,13 +52,22 @@ def dataset(platform: Platform) -> Dataset:
 @pytest.fixture
 def model(platform: Platform, dataset: Dataset) -> ModelVersion:
     """A version that serves and learnt from the dataset."""
+    spec, libraries = {"schema": platform.config.schema.to_dict()}, {"numpy": "2.0"}
+    told = training_id(dataset.dataset_hash, spec, "0.1.0+abc", libraries)
+    artefacts = {"model.onnx": models.put(platform.problem_home, "model.onnx", b"a graph")}
     draft = ModelVersion(
         version="", status=Status.REGISTERED, week=dataset.week, dataset_hash=dataset.dataset_hash,
-        schema_version=dataset.schema_version, code_version="0.1.0+abc",
-        spec={"schema": platform.config.schema.to_dict()},
-        seed=0, parent_version="v0.9.0", artefacts={}, metrics={}, report=None, run_id="run-1",
-        created_at=platform.now(), training_id="t",
+        schema_version=dataset.schema_version, code_version="0.1.0+abc", spec=spec,
+        seed=0, parent_version="v0.9.0", artefacts=artefacts, metrics={}, report=None, run_id="run-1",
+        created_at=platform.now(), training_id=told,
     )  # fmt: skip
+    training = {
+        "training_id": told, "week": dataset.week, "dataset_hash": dataset.dataset_hash, "spec": spec, "splits": {},
+        "artefacts": artefacts, "metrics": {}, "code_version": "0.1.0+abc", "libraries": libraries,
+        "parent_version": "v0.9.0", "created_at": platform.now(),
+    }  # fmt: skip
+    with platform.database.write() as connection:
+        datasets.save_training(connection, training)
     registered = deploy.register(platform, draft, CAUSE)
     deploy.stage(platform, registered, CAUSE)
     deploy.start(platform, replace(registered, status=Status.STAGING), CAUSE)
@@ -123,6 +133,19 @@ def test_a_flipped_byte_and_a_missing_file_are_named(platform: Platform, model: 
     assert found.to_dict()["intact"] is False
 
 
+def test_the_artefact_of_a_version_is_checked_with_its_data(platform: Platform, model: ModelVersion) -> None:
+    """Digest and path are told; a file that changed is named with its version."""
+    (entry,) = lineage.trace(platform, model.version).to_dict()["artefacts"]
+    assert entry == {"name": "model.onnx", "fault": None} | {
+        name: model.artefacts["model.onnx"][name] for name in ("sha256", "path")
+    }
+    (platform.problem_home / entry["path"]).write_bytes(b"another graph")
+    found = lineage.trace(platform, model.version)
+    assert found.to_dict()["intact"] is False
+    assert found.faults[0].startswith("v1.0.0: model.onnx has SHA-256")
+    assert lineage.trace(platform, model.version, is_deep=True).faults == found.faults
+
+
 def test_a_decision_is_explained_by_its_outcome_and_its_model(
     platform: Platform, model: ModelVersion, clock: FakeClock
 ) -> None:
@@ -134,11 +157,13 @@ def test_a_decision_is_explained_by_its_outcome_and_its_model(
         _decision(clock, "d3", None),
     )
     with FeedbackCollector(platform.settings.database_url, clock=clock) as collector:
-        collector.append_outcome(task_id="elsewhere", action_attempted="comment", result="error", decision_id="d1")
+        collector.append_outcome(task_id="task-d1", action_attempted="comment", result="error", decision_id="d1")
+        mixed_up = {"task_id": "elsewhere", "decision_id": "d3", "action_attempted": "comment", "result": True}
+        collector.append_outcomes([mixed_up])  # of another task: not this decision's
         collector.append_outcome(task_id="task-d2", action_attempted="comment", result=True)
     first, second, third = (lineage.explain(platform, name) for name in ("d1", "d2", "d3"))
     assert first.outcome is not None
-    assert (first.outcome["result"], first.outcome["task_id"]) == ("error", "elsewhere")
+    assert (first.outcome["result"], first.outcome["task_id"]) == ("error", "task-d1")
     assert second.outcome is not None
     assert second.outcome["result"] == "success"
     assert second.to_dict()["lineage"]["version"] == model.version
@@ -153,7 +178,7 @@ def test_a_decision_is_explained_by_its_outcome_and_its_model(
 def test_the_newest_outcome_of_a_decision_counts(platform: Platform, model: ModelVersion, clock: FakeClock) -> None:
     """A correction is the answer, as it is for the next training."""
     _keep(platform, _decision(clock, "d1", model.version))
-    first = {"task_id": "t", "action_attempted": "comment", "decision_id": "d1"}
+    first = {"task_id": "task-d1", "action_attempted": "comment", "decision_id": "d1"}
     with FeedbackCollector(platform.settings.database_url, clock=clock) as collector:
         collector.append_outcomes([
             first | {"result": "failed"},

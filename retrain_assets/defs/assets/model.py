@@ -11,6 +11,7 @@ from retrain_assets.defs import metadata
 from retrain_assets.defs.partitions import Frame
 from retrain_assets.defs.resources import PlatformParam
 from retrain_assets.defs.runs import run_of
+from retrain_assets.defs.training_metadata import of_search
 from retrain_assets.operations import retrain
 
 
@@ -25,12 +26,13 @@ def build_trained_model(frame: Frame) -> dg.AssetsDefinition:
         output_required=False,
     )
     def trained_model(context: dg.AssetExecutionContext, platform: PlatformParam) -> Iterator[dg.MaterializeResult]:
-        training = retrain.train(platform, platform.calendar.named(context.partition_key), run_of(context))
+        week = platform.calendar.named(context.partition_key)
+        training = retrain.train(platform, week, run_of(context), context.log.info)
         if isinstance(training, retrain.Held):
             context.log.info("retrain skipped: %s", training.reason)
             return
         yield dg.MaterializeResult(
-            metadata=metadata.of_training(platform, training),
+            metadata=metadata.of_training(platform, training) | of_search(training),
             data_version=dg.DataVersion(training.training_id),
             tags=metadata.tags_of(dataset_hash=training.dataset_hash),
         )
