@@ -5,7 +5,10 @@ Holds their options and tables; does not hold facts or sentences (`operations/st
 
 from __future__ import annotations
 
+import webbrowser
+from collections.abc import Mapping
 from datetime import datetime, time, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +19,7 @@ from retrain_assets.cli.application import REFUSED, ConfigOption, JsonOption, ap
 from retrain_assets.core.deployment import Event, ModelVersion, Status
 from retrain_assets.errors import UsageError
 from retrain_assets.operations import lineage as lineages
+from retrain_assets.operations import model_card as model_cards
 from retrain_assets.operations import status as reports
 from retrain_assets.operations.platform import Platform
 from retrain_assets.store import registry
@@ -85,13 +89,46 @@ def _model_row(model: ModelVersion, metric: str) -> tuple[Any, ...]:
 
 
 @app.command(rich_help_panel="Look")
-def show(*, version: VersionArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def show(
+    *,
+    version: VersionArgument,
+    is_card: Annotated[bool, typer.Option("--card", help="Print its model card, as Markdown.")] = False,
+    is_opened: Annotated[
+        bool, typer.Option("--open", help="Open the page of its validation report in a browser, too.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show one version: its numbers, every gate of its validation, its files and where its data is told."""
-    model = lineages.find_version(existing(problem(config)), version)
-    output.show(reports.model_details(model), as_json, lambda: _tell_model(model))
+    platform = existing(problem(config))
+    if is_card:
+        card = model_cards.card(platform, version)
+        output.show({"version": version, "card": card}, as_json, lambda: output.say(card.rstrip()))
+        return
+    model = lineages.find_version(platform, version)
+    page = _page_of(platform, model)
+    output.show(reports.model_details(model), as_json, lambda: _tell_model(model, page))
+    if is_opened:
+        _open_page(model, page)
 
 
-def _tell_model(model: ModelVersion) -> None:
+def _page_of(platform: Platform, model: ModelVersion) -> Path | None:
+    """The page of a version's validation report, if it is there."""
+    name = ((model.report or {}).get("details") or {}).get("page")
+    file = platform.problem_home / name if name else None
+    return file if file is not None and file.is_file() else None
+
+
+def _open_page(model: ModelVersion, page: Path | None) -> None:
+    if page is None:
+        output.complain(f"{model.version} has no page; materialise validation_report of week {model.week} to make it")
+        raise typer.Exit(REFUSED)
+    if not webbrowser.open(page.as_uri()):
+        output.complain(f"no browser could be started; open {page} yourself")
+        raise typer.Exit(REFUSED)
+
+
+def _tell_model(model: ModelVersion, page: Path | None) -> None:
     origin = f"week {model.week}" + (", a backfill" if model.is_backfill else "")
     output.say(f"{model.version} is {model.status}; trained on {origin}, created {output.cell(model.created_at)}.")
     parent = f"parent {model.parent_version}" if model.parent_version else "no parent"
@@ -108,14 +145,21 @@ def _tell_model(model: ModelVersion) -> None:
         output.say()
         output.say(str(model.report.get("summary", "")))
         gates = model.report.get("gates", [])
-        told = [(gate["name"], "passed" if gate["passed"] else "FAILED", gate["message"]) for gate in gates]
-        output.table(("gate", "", "what was found"), told)
+        output.table(("gate", "", "what was found"), [_gate_row(gate) for gate in gates])
+    if page is not None:
+        output.say()
+        output.say(f"Validation report: {page} (--open shows it in a browser)")
     files = [
         (name, entry.get("bytes"), str(entry["sha256"])[:HASH_DIGITS], entry["path"])
         for name, entry in model.artefacts.items()
     ]
     output.say()
     output.table(("artefact", "bytes", "sha256", "path below the problem's home"), files)
+
+
+def _gate_row(gate: Mapping[str, Any]) -> tuple[str, str, str]:
+    failed = "FAILED" if gate.get("is_refusing", True) else "warning"
+    return gate["name"], "passed" if gate["passed"] else failed, gate["message"]
 
 
 @app.command(rich_help_panel="Look")
@@ -166,9 +210,17 @@ def _tell_events(events: tuple[Event, ...] | list[Event]) -> None:
 
 
 @app.command(rich_help_panel="Look")
-def lineage(*, version: VersionArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show which data taught a version, and check that its files are still what was recorded."""
-    found = lineages.trace(existing(problem(config)), version)
+def lineage(
+    *,
+    version: VersionArgument,
+    is_deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every row and compare with the content hash; needs `platform`.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which data taught a version, and check that everything it was made of is still what was recorded."""
+    found = lineages.trace(existing(problem(config)), version, is_deep=is_deep)
     output.show(found.to_dict(), as_json, lambda: _tell_lineage(found))
     _end_on_faults(found)
 
@@ -184,6 +236,9 @@ def _tell_lineage(found: lineages.Lineage) -> None:
         for part in (link.snapshot for link in found.links)
     ]
     output.table(("week", "tasks", "content", "file sha256", "path"), shown)
+    output.table(("artefact", "sha256", "path"), [(f.name, f.sha256[:HASH_DIGITS], f.path) for f in found.artefacts])
+    checked = "files, hashes and rows" if found.is_deep else "files and hashes"
+    output.say(f"Checked {checked}: " + ("everything is what was recorded." if not found.faults else "see the faults."))
 
 
 def _end_on_faults(found: lineages.Lineage | None) -> None:

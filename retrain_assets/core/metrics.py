@@ -1,8 +1,8 @@
 """How good probabilities are, on rows that did not teach them: numbers with their uncertainty.
 
-Holds the metrics, the paired comparison of two models, feature importance and the off-policy value; does not hold
-gates or verdicts (`core/report.py`). All functions are pure and take arrays of one length; `success` is bool,
-`p` is P(success).
+Holds the metrics, the paired bootstrap of two models and feature importance; does not hold the comparison by group
+(`core/paired.py`), gates or verdicts (`core/report_gates.py`). All functions are pure and take arrays of one
+length; `success` is bool, `p` is P(success).
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from scipy.stats import rankdata
 
 BINS = 10
 RESAMPLES = 1_000
+IMPORTANCE_BATCH_ROWS = 20_000
+"""Shuffled rows that are predicted at once: a call for each column and repeat costs more than the prediction."""
 CONFIDENCE = 0.95
 HIGHER_IS_BETTER = {"accuracy": True, "roc_auc": True, "log_loss": False, "brier": False}
 """The metrics a threshold may be set on."""
 _SMALLEST_P = 1e-7  # float32 near 1 knows no finer step, and a single certain mistake must not cost infinity
-_POWER_80 = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.80)
+POWER_80 = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.80)
+"""Standard errors that a difference must have to be shown (5 %, two-sided) with 80 % probability."""
 
 
 def losses(success: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -208,7 +211,7 @@ def compare(
         low=float(low),
         high=float(high),
         standard_error=error,
-        detectable=_POWER_80 * error,
+        detectable=POWER_80 * error,
     )
 
 
@@ -256,52 +259,26 @@ def feature_importance(
     if len(rows) == 0:
         return {}
     base = losses(success, predict(rows)).mean()
-    rises: dict[str, float] = {}
-    for column in columns:
-        if column not in rows.columns:
-            continue
-        shuffled = [rows[column].iloc[rng.permutation(len(rows))].array for _ in range(repeats)]
-        worse = [losses(success, predict(rows.assign(**{column: values}))).mean() for values in shuffled]
-        rises[column] = float(np.mean(worse) - base)
+    known = [column for column in columns if column in rows.columns]
+    orders = [(column, rng.permutation(len(rows))) for column in known for _ in range(repeats)]
+    step = max(1, IMPORTANCE_BATCH_ROWS // len(rows))
+    worse: list[float] = []
+    for first in range(0, len(orders), step):
+        batch = orders[first : first + step]
+        p = predict(_shuffled(rows, batch)).reshape(len(batch), len(rows))
+        worse.extend(losses(success, part).mean() for part in p)
+    means = np.reshape(worse, (len(known), repeats)).mean(axis=1) if known else []
+    rises = {column: float(mean - base) for column, mean in zip(known, means, strict=True)}
     return dict(sorted(rises.items(), key=lambda item: (-item[1], item[0])))
 
 
-def off_policy_value(
-    chosen: np.ndarray, action: np.ndarray, propensity: np.ndarray, success: np.ndarray
-) -> dict[str, float | None]:
-    """The success rate to expect from a model's choices, from decisions that another model made.
-
-    Self-normalised inverse propensity scoring (Swaminathan and Joachims 2015). Only rows whose recorded
-    propensity lies in (0, 1] count.
-
-    Parameters
-    ----------
-    chosen : ndarray of str, shape (rows,)
-        What the model would have chosen.
-    action : ndarray of str, shape (rows,)
-        What was done.
-    propensity : ndarray, shape (rows,)
-        Probability with which it was chosen then; NaN where unknown.
-    success : ndarray of bool, shape (rows,)
-
-    Returns
-    -------
-    dict
-        `value`, its `standard_error` (delta method), `logged` (the success rate of what was done) and
-        `effective_rows` (Kish); value and error are None when no row agrees.
-    """
-    propensity = np.asarray(propensity, dtype=np.float64)
-    usable = (propensity > 0) & (propensity <= 1)
-    weights = np.where(np.asarray(chosen)[usable] == np.asarray(action)[usable], 1.0 / propensity[usable], 0.0)
-    good = np.asarray(success, dtype=np.float64)[usable]
-    logged = float(good.mean()) if len(good) else None
-    total = float(weights.sum())
-    if total == 0:
-        return {"value": None, "standard_error": None, "logged": logged, "effective_rows": 0.0}
-    value = float(weights @ good / total)
-    error = float(np.sqrt(np.sum((weights * (good - value)) ** 2)) / total)
-    effective = float(total**2 / np.sum(weights**2))
-    return {"value": value, "standard_error": error, "logged": logged, "effective_rows": effective}
+def _shuffled(rows: pd.DataFrame, orders: Sequence[tuple[str, np.ndarray]]) -> pd.DataFrame:
+    """A copy of the rows for each order, one below the other, in which that one column follows the order."""
+    size = len(rows)
+    places = {column: np.tile(np.arange(size), len(orders)) for column in rows.columns}
+    for copy, (column, order) in enumerate(orders):
+        places[column][copy * size : (copy + 1) * size] = order
+    return pd.DataFrame({column: rows[column].array.take(places[column]) for column in rows.columns})
 
 
 def _per_row(metric: str, success: np.ndarray, p: np.ndarray) -> np.ndarray:

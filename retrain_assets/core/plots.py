@@ -138,6 +138,34 @@ def importance_plot(
         return _png(figure)
 
 
+def drift_plot(features: Sequence[Mapping[str, Any]], most: int = 15) -> bytes:
+    """Population stability index of each feature, and what chance stays below.
+
+    Parameters
+    ----------
+    features : sequence of mapping
+        `core.drift.FeatureDrift.to_dict`; those without a PSI are left out.
+    most : int, default 15
+        Features shown, the most changed ones.
+    """
+    known = sorted((item for item in features if item["psi"] is not None), key=lambda item: -item["psi"])[:most]
+    with mpl.rc_context(_STYLE):
+        figure, (axes,) = _figure(1.0 + 0.26 * max(len(known), 3))
+        places = range(len(known))
+        axes.barh(places, [item["psi"] for item in known], height=0.6, color=CANDIDATE, label="PSI")
+        noise = [item["psi_noise"] or 0.0 for item in known]
+        axes.plot(noise, places, "D", color=NEUTRAL, markersize=4.5, label="chance stays below (95 %)")
+        axes.axvline(0.25, color=LIMIT, linewidth=1, linestyle="--", label="drift (0.25)")
+        axes.set_yticks(places, [item["name"] for item in known])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        # One feature that is new altogether, such as the month, would leave nothing to see of the others.
+        axes.set_xscale("symlog", linthresh=0.5)
+        axes.set(xlabel="population stability index", title="Drift since production's data")
+        _legend_below(figure, axes)
+        return _png(figure)
+
+
 def walk_forward_plot(weeks: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None) -> bytes:
     """Log loss on the newest rows, week by week.
 

@@ -18,6 +18,7 @@ from retrain_assets.core.deployment import Event, EventKind, ModelVersion
 from retrain_assets.core.metrics import wilson_interval
 from retrain_assets.core.report import Gate, ValidationReport
 from retrain_assets.defs.partitions import Frame
+from retrain_assets.operations.performance import LedgerLine
 from retrain_assets.operations.platform import Platform
 from retrain_assets.operations.retrain import Prepared, Training
 from retrain_assets.store.decisions import Performance
@@ -55,6 +56,7 @@ def tags_of(**values: str | bool | None) -> dict[str, str]:
 
 def of_snapshot(platform: Platform, snapshot: Snapshot) -> Metadata:
     """A week's snapshot."""
+    facts = snapshot.facts or {}
     return {
         "dagster/row_count": snapshot.rows,
         "week": snapshot.week,
@@ -62,6 +64,8 @@ def of_snapshot(platform: Platform, snapshot: Snapshot) -> Metadata:
         "file_sha256": snapshot.file_sha256,
         "schema_version": snapshot.schema_version,
         "file": dg.MetadataValue.path(str(platform.problem_home / snapshot.path)),
+        **{f"tasks_{name}": fact for name, fact in facts.items() if isinstance(fact, int)},
+        **{name: dg.MetadataValue.json(fact) for name, fact in facts.items() if isinstance(fact, dict)},
     }
 
 
@@ -133,28 +137,84 @@ def of_report(platform: Platform, model: ModelVersion, report: ValidationReport)
         "version": model.version,
         "passed": report.passed,
         "summary": report.summary,
+        **report_page(platform, report),
         "gates": gates_table(report.gates),
         **overall,
         **production,
         **{f"trivial_{name}": value for name, value in of_numbers(report.trivial).items() if name == "log_loss"},
         "by_action": scores_table(report.metrics["by_action"], "action"),
         "by_stratum": scores_table(report.metrics["by_stratum"], "stratum"),
-        **report_pictures(report),
+        **report_comparisons(report),
+        **report_pictures(model, report),
         "dataset_hash": model.dataset_hash,
         "home": dg.MetadataValue.path(str(platform.problem_home)),
     }
 
 
-def report_pictures(report: ValidationReport) -> Metadata:
-    """Calibration, success per action and feature importance of a report."""
-    production = report.production_metrics
-    return {
-        "calibration": picture(
-            plots.calibration_plot(report.metrics["calibration"], production["calibration"] if production else None)
-        ),
-        "per_action": picture(plots.action_plot(report.metrics["by_action"])),
-        "importance": picture(plots.importance_plot(report.importance)),
+def report_page(platform: Platform, report: ValidationReport) -> Metadata:
+    """Where the page lies: as a link, and as a path for those whose browser opens no local files from a web page."""
+    page = report.details.get("page")
+    if not page:
+        return {}
+    file = platform.problem_home / page
+    return {"report_page": dg.MetadataValue.url(file.as_uri()), "report_file": dg.MetadataValue.path(str(file))}
+
+
+def report_comparisons(report: ValidationReport) -> Metadata:
+    """How the candidate stands against production, against the candidate before, and what its choices are worth."""
+    shown: Metadata = {}
+    for name, version, found in (
+        ("production", report.production_version, report.comparisons),
+        ("previous", report.previous_version, report.previous_comparisons),
+    ):
+        if version is not None and found:
+            shown[f"{name}_version"] = version
+            shown[f"against_{name}"] = differences_table(found)
+    choices = report.details.get("off_policy") or {}
+    if choices.get("is_enough"):
+        estimate = choices["estimates"][choices["recommended"]]
+        shown |= of_numbers({f"off_policy_{name}": estimate[name] for name in ("value", "low", "high")})
+    elif choices:
+        shown["off_policy"] = choices["reason"]
+    total = (report.details.get("drift") or {}).get("total")
+    if total:
+        shown["drifted_features"] = ", ".join(total["drifted"]) or "none"
+    return shown
+
+
+def differences_table(found: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Each metric's improvement with its interval, and what so many rows can show."""
+    columns = ("metric", "improvement", "low", "high", "detectable")
+    records = [dg.TableRecord({column: _text(item[column]) for column in columns}) for item in found]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema([dg.TableColumn(column) for column in columns]))
+
+
+def report_pictures(model: ModelVersion, report: ValidationReport) -> Metadata:
+    """Calibration, success per action, importance and its change; drift and the weeks before where there are any."""
+    production, details = report.production_metrics, report.details
+    overall = report.metrics["overall"]
+    now = {
+        "week": model.week,
+        "candidate": overall["log_loss"],
+        "production": (production or {}).get("overall", {}).get("log_loss"),
+        "trivial": report.trivial.get("log_loss"),
     }
+    weeks = [*(details.get("walk_forward") or []), now]
+    drifted = (details.get("drift") or {}).get("features")
+    pictures = {
+        "calibration": plots.calibration_plot(
+            report.metrics["calibration"], production["calibration"] if production else None
+        ),
+        "per_action": plots.action_plot(report.metrics["by_action"]),
+        "importance": plots.importance_plot(report.importance, details.get("importance_before")),
+    }
+    if drifted:
+        pictures["drift"] = plots.drift_plot(drifted)
+    if len(weeks) > 1:
+        pictures["walk_forward"] = plots.walk_forward_plot(weeks)
+    course = plots.sparkline_svg([week["candidate"] for week in weeks], "log loss of each week's version")
+    sparkline = {"walk_forward_sparkline": dg.MetadataValue.md(course)} if len(weeks) > 1 and course else {}
+    return {name: picture(png) for name, png in pictures.items()} | sparkline
 
 
 def of_event(event: Event) -> Metadata:
@@ -216,8 +276,8 @@ def materialisations(frame: Frame, events: Sequence[Event]) -> list[dg.AssetMate
     ]
 
 
-def of_performance(rows: Sequence[Performance]) -> Metadata:
-    """Counts per version, arm and action."""
+def of_performance(rows: Sequence[Performance], ledger: Sequence[LedgerLine] = ()) -> Metadata:
+    """Counts per version, arm and action, and what each version promised against what came true."""
     names = ("version", "arm", "action", "tasks", "success_rate", "error_rate", "missing", "mean_latency_ms")
     records = [
         dg.TableRecord(
@@ -235,7 +295,28 @@ def of_performance(rows: Sequence[Performance]) -> Metadata:
         for row in rows
     ]
     schema = dg.TableSchema([dg.TableColumn(name) for name in names])
-    return {"tasks": sum(row.tasks for row in rows), "versions": dg.MetadataValue.table(records, schema=schema)}
+    shown: Metadata = {
+        "tasks": sum(row.tasks for row in rows),
+        "versions": dg.MetadataValue.table(records, schema=schema),
+    }
+    return shown | (of_ledger(ledger) if ledger else {})
+
+
+def of_ledger(lines: Sequence[LedgerLine]) -> Metadata:
+    """Predicted against realised success, a row for each version and week."""
+    names = ("week", "version", "tasks", "missing", "predicted", "expected", "realised", "low", "high")
+    records = [
+        dg.TableRecord(
+            {name: _text(getattr(line, name)) for name in names}
+            | {"as_predicted": _text(line.is_as_predicted), "week_is_over": _text(line.is_complete)}
+        )
+        for line in lines
+    ]
+    schema = dg.TableSchema([dg.TableColumn(name) for name in (*names, "as_predicted", "week_is_over")])
+    return {
+        "missing_outcomes": sum(line.missing for line in lines),
+        "ledger": dg.MetadataValue.table(records, schema=schema),
+    }
 
 
 def check_of(gate: Gate) -> dg.AssetCheckResult:
@@ -255,7 +336,7 @@ def gates_table(gates: Sequence[Gate]) -> dg.TableMetadataValue:
         dg.TableRecord(
             {
                 "gate": gate.name,
-                "result": "passed" if gate.passed else "refused",
+                "result": gate.verdict,
                 "value": _text(gate.value),
                 "limit": _text(gate.limit),
                 "message": gate.message,

@@ -1,91 +1,161 @@
 """From a registered version to one on trial: validate, stage, start.
 
 Holds what the assets `validation_report`, `staging_deployment` and `canary_deployment` do; does not hold the gates
-(`core/report.py`) or the changes of traffic (`operations/deploy.py`).
+(`core/report_gates.py`), the gathering of what they are judged on (`report_facts.py`) or the changes of traffic
+(`operations/deploy.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from retrain_assets.core.dataset import FEATURE_PREFIX, Week
 from retrain_assets.core.deployment import Event, EventKind, ModelVersion, Status
-from retrain_assets.core.features import FeatureSchema
 from retrain_assets.errors import ArtefactRefused, TransitionRefused
-from retrain_assets.operations import deploy
-from retrain_assets.operations.dataset import rows_of, split
-from retrain_assets.operations.model import pipeline_file, production, version_of
+from retrain_assets.operations import deploy, model_card, report_facts
+from retrain_assets.operations.model import version_of
 from retrain_assets.operations.platform import Platform
 from retrain_assets.operations.runs import Held, Run, is_old
-from retrain_assets.store import datasets, registry
+from retrain_assets.store import registry
+from retrain_assets.store.files import write_atomically
 
 if TYPE_CHECKING:
-    from retrain_assets.core.pipeline import SuccessPipeline
-    from retrain_assets.core.report import ReportPolicy, ValidationReport
+    from pathlib import Path
+
+    from retrain_assets.core.report import DataFacts, ReportPolicy, ValidationReport
+    from retrain_assets.operations.report_facts import Judged, Opponent
 
 
 def validate(platform: Platform, week: Week, run: Run) -> tuple[ModelVersion, ValidationReport]:
-    """Judge the week's version on held-out rows, beside production and the best constant guess."""
+    """Judge the week's version on held-out rows, beside production, the candidate before and the best constant guess.
+
+    The page `reports/<version>.html` is written before the verdict is recorded, so that a report never names a page
+    that is not there.
+    """
     from retrain_assets.core.metrics import feature_importance
-    from retrain_assets.core.model import ParityResult, pipeline_from_bytes
+    from retrain_assets.core.model import ParityResult
     from retrain_assets.core.report import HeldOut, build_report
 
     model = version_of(platform, week)
-    with platform.database.read() as connection:
-        dataset = datasets.get_dataset(connection, model.dataset_hash)
-    assert dataset is not None  # noqa: S101  (a version's dataset is never deleted)
-    schema = FeatureSchema.from_dict(model.spec["schema"])
-    rows = rows_of(platform, dataset, schema)
-    test = rows.iloc[split(platform, rows).test]
+    candidate = report_facts.judged(platform, model, week)
+    test, schema = candidate.test, candidate.schema
     held_out = HeldOut.from_rows(test)
-    pipeline = pipeline_from_bytes(*pipeline_file(platform, model))
-    rival = _rival(platform, model)
+    own = candidate.pipeline.predict_proba(test)[:, 1]
+    serving = report_facts.serving_rival(platform, candidate)
+    before = report_facts.previous_candidate(platform, candidate, serving)
+    data, facts = _data(platform, candidate, serving)
+    columns = [*(FEATURE_PREFIX + name for name in schema.names), "action"]
     report = build_report(
         held_out,
-        pipeline.predict_proba(test)[:, 1],
+        own,
         policy=_report_policy(platform, model.seed),
-        train_success_rate=model.metrics["train_success_rate"],
+        data=data,
         schema=schema,
         parity=ParityResult(**model.metrics["parity"]),
-        new_samples=model.metrics["new_tasks"],
-        production=rival[1].predict_proba(test)[:, 1] if rival else None,
-        production_schema=FeatureSchema.from_dict(rival[0].spec["schema"]) if rival else None,
-        production_version=rival[0].version if rival else None,
+        production=serving.rival,
+        production_schema=serving.schema,
+        previous=before.rival,
         importance=feature_importance(
-            lambda part: pipeline.predict_proba(part)[:, 1],
-            test,
-            [*(FEATURE_PREFIX + name for name in schema.names), "action"],
-            held_out.success,
-            seed=model.seed,
+            lambda part: candidate.pipeline.predict_proba(part)[:, 1], test, columns, held_out.success, seed=model.seed
         ),
-        details={"week": week.key, "dataset_hash": dataset.dataset_hash},
+        details={**facts, "previous_note": before.note, "page": page_path(model.version)},
     )
+    write_page(platform, model, report)
     _judge(platform, model, report, run)
+    model_card.write(platform, model.version)
     return model, report
 
 
-def _rival(platform: Platform, model: ModelVersion) -> tuple[ModelVersion, SuccessPipeline] | None:
-    """Production and its pipeline, to be judged on the same rows; None when nothing else serves.
+def _data(platform: Platform, candidate: Judged, serving: Opponent) -> tuple[DataFacts, dict[str, Any]]:
+    """What the gates ask about the data, and all of it for the report's details."""
+    from retrain_assets.core.leakage import find_leaks
+    from retrain_assets.core.pipeline import success_labels
+    from retrain_assets.core.report import DataFacts
 
-    Also None when production was trained on a later week: it has learnt the very rows of this test.
-    """
-    from retrain_assets.core.model import pipeline_from_bytes
+    model, splits, limit = candidate.model, candidate.splits, platform.config.report.leakage_auc
+    taught, tuned = (candidate.rows.iloc[part] for part in (splits.train, splits.validation))
+    leaks = None if limit is None else find_leaks(taught, tuned, candidate.schema, limit)
+    moved = report_facts.drifted(platform, candidate, serving)
+    behind = report_facts.staleness_weeks(platform, candidate, serving)
+    data = DataFacts(
+        train_success_rate=model.metrics["train_success_rate"],
+        validation_success_rate=float(success_labels(tuned).mean()),
+        new_samples=model.metrics["new_tasks"],
+        leaks=leaks,
+        drift=moved.features,
+        labels=moved.labels,
+        staleness_weeks=behind,
+    )
+    return data, {
+        "week": candidate.week.key,
+        "dataset_hash": candidate.dataset.dataset_hash,
+        "weeks": len(candidate.dataset.snapshots),
+        "splits": splits.to_dict(),
+        "leakage": None if leaks is None else leaks.to_dict(),
+        "drift": moved.facts,
+        "label_drift": None if moved.labels is None else moved.labels.to_dict(),
+        "staleness_weeks": behind,
+        "production_note": serving.note,
+        "importance_before": None if serving.model is None else (serving.model.report or {}).get("importance"),
+        "off_policy": report_facts.other_choices(platform, candidate, serving),
+        "walk_forward": report_facts.walk_forward(platform, candidate),
+    }
 
-    serving = production(platform)
-    if serving is None or serving.version == model.version or serving.week > model.week:
-        return None
-    return serving, pipeline_from_bytes(*pipeline_file(platform, serving))
+
+def page_path(version: str) -> str:
+    """Where a version's page lies, below the problem's home."""
+    return f"reports/{version}.html"
+
+
+def write_page(platform: Platform, model: ModelVersion, report: ValidationReport) -> Path:
+    """Write the page that people read: of the report that the version was judged by, when it was judged before."""
+    from retrain_assets.core.report_page import render
+
+    told = model.report or report.to_dict()
+    file = platform.problem_home / page_path(model.version)
+    page = render(told, _headline(platform, model)).encode("utf-8")
+
+    def write(place: Path) -> None:
+        place.write_bytes(page)
+
+    write_atomically(file, write)
+    return file
+
+
+def _headline(platform: Platform, model: ModelVersion) -> dict[str, str]:
+    """What the page says about the version itself."""
+    spec = model.spec
+    return {
+        "problem": platform.config.problem.name,
+        "version": model.version,
+        "week": model.week,
+        "created": f"{model.created_at:%Y-%m-%d %H:%M} UTC",
+        "estimator": str(spec.get("estimator")),
+        "settings": json.dumps(spec.get("params") or {}, sort_keys=True),
+        "mode": str(spec.get("mode")),
+        "seed": str(model.seed),
+        "parent": model.parent_version or "none",
+        "dataset": model.dataset_hash,
+        "schema": model.schema_version,
+        "code": model.code_version,
+        "run": model.run_id or "none",
+    }
 
 
 def _report_policy(platform: Platform, seed: int) -> ReportPolicy:
     from retrain_assets.core.report import ReportPolicy
 
-    retrain = platform.config.retrain
+    retrain, asked = platform.config.retrain, platform.config.report
     return ReportPolicy(
         validation_metric=retrain.validation_metric,
         validation_threshold=retrain.validation_threshold,
         min_new_samples=retrain.min_new_samples,
+        leakage_auc=asked.leakage_auc,
+        max_psi=asked.max_psi,
+        max_label_shift=asked.max_label_shift,
+        max_staleness_weeks=asked.max_staleness_weeks,
         seed=seed,
     )
 
@@ -94,7 +164,7 @@ def _judge(platform: Platform, model: ModelVersion, report: ValidationReport, ru
     """Keep the report and reject what failed; a version judged before keeps the report it was judged by."""
     if model.status is not Status.REGISTERED or model.report is not None:
         return
-    evidence = {"gates": [asdict(gate) for gate in report.gates]}
+    evidence = {"gates": report.to_dict()["gates"]}
     found = "passed validation" if report.passed else "failed validation"
     completed = run.because(f"{model.version} of week {model.week} {found}", evidence)
     with platform.database.write() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def _is_aware(text: str) -> bool:
     return datetime.fromisoformat(text).utcoffset() is not None
 
 
-def test_a_fresh_project_has_a_status(retrain: Any) -> None:  # noqa: ANN401
+def test_a_fresh_project_has_a_status(made: Platform, retrain: Any) -> None:  # noqa: ANN401
     """Before anything was done, status says so, and what to do first."""
     answer = retrain("status")
     assert answer.code == 0
@@ -37,7 +38,17 @@ def test_a_fresh_project_has_a_status(retrain: Any) -> None:  # noqa: ANN401
     assert (facts["production"], facts["canary"], facts["evidence"], facts["events"]) == (None, None, None, [])
 
 
-def test_lists_of_a_fresh_project_are_empty(retrain: Any) -> None:  # noqa: ANN401
+@pytest.mark.parametrize("command", ["status", "models", "history"])
+def test_reading_makes_no_database(retrain: Any, home: Path, command: str) -> None:  # noqa: ANN401
+    """A configuration that names the wrong place: the answer names the file and what makes it, and nothing is made."""
+    answer = retrain(command, "--json")
+    assert (answer.code, answer.out) == (3, "")
+    file = home / "backlinks" / "retrain.db"
+    assert f"there is no database at {file} yet; `retrain doctor --fix` or the first import makes it" in answer.err
+    assert not home.exists()
+
+
+def test_lists_of_a_fresh_project_are_empty(made: Platform, retrain: Any) -> None:  # noqa: ANN401
     """No versions and no events are empty lists, and no error."""
     assert retrain("models", "--json").json == []
     assert retrain("history", "--json").json == []
@@ -92,8 +103,30 @@ def test_show_has_the_gates_and_the_files(trained: Platform, retrain: Any) -> No
     assert "retrain lineage v1.0.1" in told
 
 
+def test_show_opens_the_page_of_the_report(trained: Platform, retrain: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    """It says where the page is; without a browser, or without the page, it says so and ends with 1."""
+    opened: list[str] = []
+
+    def browser(url: str) -> bool:
+        opened.append(url)
+        return len(opened) == 1
+
+    monkeypatch.setattr("webbrowser.open", browser)
+    page = trained.problem_home / "reports" / "v1.0.1.html"
+    assert page.is_file()
+    assert "Validation report:" in retrain("show", "v1.0.1").out
+    assert opened == []
+    assert retrain("show", "v1.0.1", "--open", "--json").json["version"] == "v1.0.1"
+    assert opened == [page.as_uri()]
+    without = retrain("show", "v1.0.1", "--open")
+    assert (without.code, "no browser could be started" in without.err) == (1, True)
+    page.unlink()
+    lost = retrain("show", "v1.0.1", "--open")
+    assert (lost.code, "v1.0.1 has no page" in lost.err) == (1, True)
+
+
 @pytest.mark.parametrize("command", ["show", "lineage"])
-def test_a_version_that_is_not_there_is_refused(command: str, retrain: Any) -> None:  # noqa: ANN401
+def test_a_version_that_is_not_there_is_refused(made: Platform, command: str, retrain: Any) -> None:  # noqa: ANN401
     """Exit code 1 and the way to the list, also for a role that nobody has."""
     for version in ("v9.9.9", "production", "canary", "latest"):
         answer = retrain(command, version)
@@ -183,7 +216,7 @@ def test_why_walks_from_a_decision_to_the_data(trained: Platform, retrain: Any) 
     assert "none yet" in retrain("why", "d2").out
 
 
-def test_a_decision_that_nobody_made_is_refused(retrain: Any) -> None:  # noqa: ANN401
+def test_a_decision_that_nobody_made_is_refused(made: Platform, retrain: Any) -> None:  # noqa: ANN401
     """Exit code 1, and where an id is found."""
     answer = retrain("why", "nobody")
     assert (answer.code, answer.out) == (1, "")

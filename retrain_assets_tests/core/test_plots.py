@@ -31,6 +31,13 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "actions of nothing": lambda: plots.action_plot({}),
     "importance": lambda: plots.importance_plot({"feature_pa": 0.1, "action": -0.01}, {"feature_pa": 0.2}),
     "importance of nothing": lambda: plots.importance_plot({}),
+    "drift": lambda: plots.drift_plot(
+        [
+            {"name": "month", "psi": 20.0, "psi_noise": 0.01},
+            {"name": "gone", "psi": None, "psi_noise": None},
+        ]
+    ),
+    "drift of nothing": lambda: plots.drift_plot([]),
     "weeks": lambda: plots.walk_forward_plot([WEEK] * 30),
     "one week": lambda: plots.walk_forward_plot([WEEK]),
     "no week": lambda: plots.walk_forward_plot([]),

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import dagster as dg
 import pytest
 
-from retrain_assets.core.dataset import WeekCalendar
-from retrain_assets.core.deployment import Event, EventKind
-from retrain_assets.core.report import Gate
+from retrain_assets.core.dataset import Snapshot, WeekCalendar
+from retrain_assets.core.deployment import Event, EventKind, ModelVersion
+from retrain_assets.core.report import Gate, ValidationReport
 from retrain_assets.defs import metadata
 from retrain_assets.defs.partitions import frame_of
-from retrain_assets.settings import Config
+from retrain_assets.operations.performance import LedgerLine
+from retrain_assets.operations.platform import Platform
+from retrain_assets.settings import Config, Settings
+from retrain_assets.store.database import Database
 from retrain_assets.store.decisions import Performance
 from retrain_assets.testing import START
 
@@ -34,6 +40,27 @@ def test_tags_fit_what_dagster_takes() -> None:
     tags = metadata.tags_of(dataset_hash="a" * 64, backfill=True, version="v1.0.0")
     assert tags == {"dataset_hash": "a" * 32, "backfill": "true", "version": "v1.0.0"}
     dg.AssetMaterialization("x", tags=tags)
+
+
+@pytest.mark.parametrize("facts", [None, {"decided": 3, "missing": 1, "late": 0}])
+def test_a_snapshots_facts_are_numbers_beside_its_rows(tmp_path: Path, facts: dict[str, int] | None) -> None:
+    """So that the UI can chart how many tasks were missing; snapshots of older versions have none."""
+    snapshot = Snapshot(
+        content_hash="c" * 64,
+        file_sha256="f" * 64,
+        week="2026-01-04",
+        rows=3,
+        path="snapshots/2026-01-04/c.parquet",
+        first_seq=1,
+        last_seq=4,
+        schema_version="s",
+        created_at=START,
+        facts=facts,
+    )
+    shown = metadata.of_snapshot(SimpleNamespace(problem_home=tmp_path), snapshot)  # type: ignore[arg-type]
+    assert shown["dagster/row_count"] == 3
+    told = {name: count for name, count in shown.items() if name.startswith("tasks_")}
+    assert told == {f"tasks_{name}": count for name, count in (facts or {}).items()}
 
 
 def test_only_what_came_to_serve_or_left_traffic_is_materialised() -> None:
@@ -102,3 +129,87 @@ def test_performance_is_a_table_per_version_arm_and_action() -> None:
         0.3333,
         0.1235,
     )
+
+
+def test_a_gate_that_only_warns_is_not_called_refused() -> None:
+    """The table tells a warning from a refusal."""
+    gate = Gate("model_staleness", passed=False, value=6.0, limit=4.0, message="old", is_refusing=False)
+    (record,) = metadata.gates_table([gate]).records
+    assert record.data["result"] == "warning"
+
+
+def _line(**changes: Any) -> LedgerLine:  # noqa: ANN401  (fields of the line)
+    values: dict[str, Any] = {
+        "version": "v1.0.0", "week": "2026-01-04", "tasks": 100, "successes": 70, "missing": 3, "predicted": 0.72,
+        "expected": None, "expected_low": None, "expected_high": None, "realised": 0.7, "low": 0.6, "high": 0.78,
+        "is_complete": True,
+    }  # fmt: skip
+    return LedgerLine(**values | changes)
+
+
+def test_the_ledger_shows_promise_and_truth_side_by_side() -> None:
+    """A row for each version and week; missing outcomes are counted; a promise outside the interval is told."""
+    shown = metadata.of_performance([], [_line(), _line(predicted=0.9, missing=2), _line(predicted=None)])
+    records = shown["ledger"].records
+    assert [record.data["as_predicted"] for record in records] == ["True", "False", "-"]
+    assert (records[0].data["predicted"], records[0].data["realised"], records[0].data["expected"]) == (
+        "0.72", "0.7", "-",
+    )  # fmt: skip
+    assert shown["missing_outcomes"] == 8
+    assert "ledger" not in metadata.of_performance([])
+
+
+def _report(**changes: Any) -> ValidationReport:  # noqa: ANN401  (fields of the report)
+    overall = {"log_loss": 0.6, "n": 3}
+    metrics = {"overall": overall, "by_action": {}, "by_stratum": {}, "calibration": []}
+    gates = (Gate("volume", passed=True, value=1, limit=1, message="enough"),)
+    values: dict[str, Any] = {
+        "gates": gates, "metrics": metrics, "production_metrics": None, "production_version": None,
+        "trivial": {"log_loss": 0.7}, "comparisons": (), "importance": {"feature_pa": 0.1},
+    }  # fmt: skip
+    return ValidationReport(**values | changes)
+
+
+def test_a_report_leads_to_its_page(tmp_path: Path) -> None:
+    """As a link and as a path; a report without a page has neither."""
+    settings = Settings(config=Config(), config_path=None, home=tmp_path, database_url="sqlite://")
+    platform = Platform(settings, Database("sqlite://"))
+    shown = metadata.report_page(platform, _report(details={"page": "reports/v1.0.0.html"}))
+    file = tmp_path / "backlinks" / "reports" / "v1.0.0.html"
+    assert (shown["report_page"].value, shown["report_file"].value) == (file.as_uri(), str(file))
+    assert metadata.report_page(platform, _report()) == {}
+
+
+def test_a_report_shows_what_it_was_compared_with() -> None:
+    """The candidate before, other choices or why they cannot be judged, and what drifted."""
+    difference = {"metric": "log_loss", "improvement": 0.01, "low": -0.01, "high": 0.03, "detectable": 0.02}
+    found = metadata.report_comparisons(
+        _report(
+            previous_version="v1.0.0",
+            previous_comparisons=(difference,),
+            details={
+                "off_policy": {"is_enough": False, "reason": "not enough overlap"},
+                "drift": {"total": {"drifted": ["pa"]}},
+            },
+        )
+    )
+    assert found["previous_version"] == "v1.0.0"
+    assert found["against_previous"].records[0].data["improvement"] == "0.01"
+    assert (found["off_policy"], found["drifted_features"]) == ("not enough overlap", "pa")
+    estimate = {"value": 0.7123456, "low": 0.6, "high": 0.8}
+    choices = {"is_enough": True, "recommended": "snips", "estimates": {"snips": estimate}}
+    assert metadata.report_comparisons(_report(details={"off_policy": choices})) == {
+        "off_policy_value": 0.7123, "off_policy_low": 0.6, "off_policy_high": 0.8,
+    }  # fmt: skip
+
+
+def test_drift_and_the_weeks_before_are_pictures_where_there_are_any() -> None:
+    """A first report has neither; a later one also has a line that the UI shows without a click."""
+    model = cast("ModelVersion", SimpleNamespace(week="2026-01-11"))
+    assert set(metadata.report_pictures(model, _report())) == {"calibration", "per_action", "importance"}
+    week = {"week": "2026-01-04", "candidate": 0.5, "production": None, "trivial": 0.6}
+    drifted = [{"name": "pa", "psi": 0.4, "psi_noise": 0.01}, {"name": "gone", "psi": None, "psi_noise": None}]
+    later = metadata.report_pictures(model, _report(details={"walk_forward": [week], "drift": {"features": drifted}}))
+    assert set(later) == {
+        "calibration", "per_action", "importance", "drift", "walk_forward", "walk_forward_sparkline",
+    }  # fmt: skip

@@ -9,13 +9,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from retrain_assets.core.dataset import Week
 from retrain_assets.core.deployment import Event, EventKind, ModelVersion, Status
+from retrain_assets.core.drift import profile
 from retrain_assets.demo.automation import SimulatedAutomation
 from retrain_assets.errors import UsageError
-from retrain_assets.operations import deploy, retrain
+from retrain_assets.operations import deploy, report_facts, retrain
 from retrain_assets.operations.deploy import Cause
 from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.operations.retrain import Held, Run
@@ -125,6 +127,30 @@ def problem(taught: tuple[Path, datetime, list[Any]], tmp_path: Path) -> Iterato
     folder = tmp_path / "copy"
     shutil.copytree(taught[0], folder)
     problem = _open(folder, taught[1])
+    yield problem
+    problem.platform.database.close()
+
+
+@pytest.fixture(scope="module")
+def compared_home(
+    taught: tuple[Path, datetime, list[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, datetime, list[Any]]:
+    """A home in which week 1 was rejected and week 2 went on trial; and what the steps of week 2 gave."""
+    folder = tmp_path_factory.mktemp("compared") / "home"
+    shutil.copytree(taught[0], folder)
+    problem = _open(folder, taught[1])
+    problem.live(1)
+    replace_rules(problem, validation_threshold=0.999).run(1)
+    problem.live(2)
+    done = problem.run(2)
+    problem.platform.database.close()
+    return folder, problem.clock.now(), done
+
+
+@pytest.fixture
+def compared(compared_home: tuple[Path, datetime, list[Any]]) -> Iterator[Problem]:
+    """It, to be read only."""
+    problem = _open(compared_home[0], compared_home[1])
     yield problem
     problem.platform.database.close()
 
@@ -266,6 +292,124 @@ def test_a_version_whose_artefact_changed_fails_its_smoke_test(problem: Problem)
     assert isinstance(held, Held)
     assert held.reason.startswith("rejected: v1.0.1: model.onnx has SHA-256")
     assert problem.statuses() == ["production", "rejected"]
+
+
+# --------------------------------------------------------------------------------------------------------- the report
+
+
+def details(problem: Problem, version: str) -> dict[str, Any]:
+    """What the report that is kept holds beside its gates."""
+    report = problem.version(version).report
+    assert report is not None
+    return dict(report["details"])
+
+
+def test_a_validated_version_has_a_page_that_its_report_names(problem: Problem) -> None:
+    """In the problem's `reports` folder; the kept report and the page tell the same verdict."""
+    page = problem.platform.problem_home / details(problem, "v1.0.0")["page"]
+    assert page == problem.platform.problem_home / "reports" / "v1.0.0.html"
+    text = page.read_text(encoding="utf-8")
+    assert "It passed all 12 gates and may be deployed." in text
+    assert problem.version("v1.0.0").dataset_hash in text
+
+
+def test_a_page_that_is_gone_comes_back_as_it_was_judged(problem: Problem) -> None:
+    """Validating a version again keeps its first report, and the page is of that one."""
+    page = problem.platform.problem_home / "reports" / "v1.0.0.html"
+    before = page.read_text(encoding="utf-8")
+    page.unlink()
+    strict = replace_rules(problem, validation_threshold=0.999)
+    _, again = retrain.validate(strict.platform, problem.week(0), RUN)
+    assert not again.passed
+    assert page.read_text(encoding="utf-8") == before
+
+
+def test_the_first_report_says_that_there_is_nothing_to_compare_with(problem: Problem) -> None:
+    """No production, no candidate before, no decisions: a reason each, and no number made up."""
+    found = details(problem, "v1.0.0")
+    assert found["previous_note"] == "this is the first candidate"
+    assert found["drift"] == {"note": "there is no other version in production"}
+    assert (found["staleness_weeks"], found["walk_forward"], found["label_drift"]) == (None, [], None)
+    assert found["off_policy"]["is_enough"] is False
+    assert "has a propensity: outcomes without a decision cannot tell" in found["off_policy"]["reason"]
+    assert found["leakage"]["auc"] or found["leakage"]["note"]
+
+
+def test_a_rejected_candidate_is_the_next_ones_rival_too(
+    compared: Problem, compared_home: tuple[Path, datetime, list[Any]]
+) -> None:
+    """On the same rows, beside production; drift, importance and the weeks before are told."""
+    *_, (model, report), _, _ = compared_home[2]
+    assert (model.version, report.production_version, report.previous_version) == ("v1.0.2", "v1.0.0", "v1.0.1")
+    assert report.previous_metrics is not None
+    assert report.previous_metrics["overall"]["n"] == report.metrics["overall"]["n"]
+    assert set(report.groups["by_action"]) == {"comment", "forum", "guest", "profile"}
+    found = details(compared, "v1.0.2")
+    assert found["drift"]["reference"] == "v1.0.0"
+    assert found["drift"]["what"] == "rows since production's data"
+    assert 900 <= found["drift"]["rows"] <= 1_000
+    assert {item["name"] for item in found["drift"]["features"]} == set(compared.platform.config.schema.names)
+    assert found["label_drift"]["overall"]["rows_after"] == found["drift"]["rows"]
+    assert found["staleness_weeks"] == 2.0
+    assert set(found["importance_before"]) == set(report.importance)
+    assert [(point["version"], point["passed"]) for point in found["walk_forward"]] == [
+        ("v1.0.0", True),
+        ("v1.0.1", False),
+    ]
+
+
+def test_a_profile_that_was_kept_is_used_and_one_that_was_not_is_made_again(compared: Problem) -> None:
+    """Both give the same drift: what is stored is what the rows say."""
+    candidate = report_facts.judged(compared.platform, compared.version("v1.0.2"), compared.week(2))
+    serving = report_facts.serving_rival(compared.platform, candidate)
+    assert serving.model is not None
+    first = compared.version("v1.0.0")
+    metrics = {name: value for name, value in first.metrics.items() if name != "profile"}
+    made = report_facts.drifted(compared.platform, candidate, replace(serving, model=replace(first, metrics=metrics)))
+    taught = report_facts.judged(compared.platform, first, compared.week(0))
+    kept = profile(taught.rows.iloc[taught.splits.train], taught.schema).to_dict()
+    recorded = replace(first, metrics={**metrics, "profile": kept})
+    assert report_facts.drifted(compared.platform, candidate, replace(serving, model=recorded)).facts == made.facts
+    broken = replace(first, metrics={**metrics, "profile": {"format": 99}})
+    told = report_facts.drifted(compared.platform, candidate, replace(serving, model=broken))
+    assert "the data of v1.0.0 cannot be compared: the drift profile has format 99" in told.facts["note"]
+
+
+def test_a_feature_that_gives_the_outcome_away_rejects_the_version(fresh: Callable[..., Problem]) -> None:
+    """The reason names the feature; every other gate is glad about it."""
+    problem = fresh()
+    week = problem.close(0)
+    rows = SimulatedAutomation(0).history(TASKS, week.start_at, week.end_at)
+    for row in rows:
+        row["platform_guess"] = "seen" if row["result"] in {True, "success"} else "never"
+    problem.append(*rows)
+    *_, (_, report), held = problem.run(0)
+    assert held == Held("v1.0.0 is rejected: nothing to stage")
+    assert [gate.name for gate in report.gates if not gate.passed] == ["leakage"]
+    (event,) = problem.events(EventKind.REJECTED)
+    assert event.reason.startswith("platform_guess alone tells success from failure with ROC AUC 1.000")
+    assert "platform_guess" in (problem.platform.problem_home / "reports" / "v1.0.0.html").read_text(encoding="utf-8")
+
+
+def test_other_choices_are_weighed_where_decisions_have_propensities(compared: Problem) -> None:
+    """A log that chose at random shows what the model's choices are worth: more than chance, with an interval."""
+    print("seed 0")
+    candidate = report_facts.judged(compared.platform, compared.version("v1.0.2"), compared.week(2))
+    serving = report_facts.serving_rival(compared.platform, candidate)
+    rng, count = np.random.default_rng(0), len(candidate.rows)
+    drawn = candidate.rows.assign(propensity=0.25, action=rng.choice(candidate.schema.actions, count))
+    found = report_facts.other_choices(compared.platform, replace(candidate, rows=drawn), serving)
+    assert found["is_enough"] or "overlap" in found["reason"]
+    assert found["overlap"]["rows"] == len(candidate.splits.test)
+    wide = replace(candidate.splits, test=np.arange(count))
+    found = report_facts.other_choices(compared.platform, replace(candidate, rows=drawn, splits=wide), serving)
+    assert found["is_enough"]
+    assert set(found["estimates"]) == {"ips", "snips", "dm", "dr", "sndr"}
+    assert found["gain_over_production"] is not None
+    certain = replace(candidate, rows=drawn.assign(propensity=1.0), splits=wide)
+    refused = report_facts.other_choices(compared.platform, certain, serving)
+    assert refused["is_enough"] is False
+    assert "no chance in the log" in refused["reason"] or "with certainty" in refused["reason"]
 
 
 # ---------------------------------------------------------------------------------------------------------- skipping

@@ -18,11 +18,11 @@ def build_performance(frame: Frame) -> dg.AssetsDefinition:
         "performance_report",
         "outcomes",
         is_weekly=False,
-        description="Success, error and latency of each version and action over the last seven days.",
+        description="Success, error and latency of the last seven days; what versions promised against what came true.",
         kinds={"report"},
     )
     def performance_report(platform: PlatformParam) -> dg.MaterializeResult:
-        rows = performance.report(platform)
-        return dg.MaterializeResult(metadata=metadata.of_performance(rows))
+        rows, ledger = performance.report(platform), performance.update_ledger(platform)
+        return dg.MaterializeResult(metadata=metadata.of_performance(rows, ledger))
 
     return performance_report
