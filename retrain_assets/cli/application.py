@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 import retrain_assets
 from retrain_assets.cli import output
-from retrain_assets.errors import RetrainError
+from retrain_assets.errors import RetrainError, StoreOutdated
 from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.settings import Settings, load_settings
 from retrain_assets.store import schema
@@ -130,12 +130,20 @@ def problem(config: Path | None) -> Settings:
 
 
 def existing(settings: Settings) -> Platform:
-    """A problem for reading, or for a person's change: nothing is migrated and no settings are published.
+    """A problem for reading, or for a person's change: nothing is created, migrated or published.
 
-    A file that is not there yet is created empty, so that reading says "nothing yet" instead of failing.
+    Raises
+    ------
+    StoreUnavailable
+        There is no database yet: a configuration that names the wrong place must not make an empty one there.
+    StoreOutdated
+        It has no schema.
     """
-    database = Database(settings.database_url)
-    schema.create_if_empty(database)
+    database = Database(settings.database_url, absent="refuse")
+    with database.read() as connection:
+        if schema.revision(connection) is None:
+            message = f"the database {database.place} has no schema of this platform"
+            raise StoreOutdated(f"{message}; create it with `retrain doctor --fix`")
     return Platform(settings, database)
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from retrain_assets.cli import app
 from retrain_assets.core.dataset import Week, WeekCalendar
 from retrain_assets.demo.automation import SimulatedAutomation
-from retrain_assets.operations.platform import Platform
+from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.settings import load_settings
 from retrain_assets.store.collector import FeedbackCollector
 from retrain_assets.store.database import Database
@@ -91,6 +91,12 @@ def retrain(config: Path) -> Retrain:
         return run_command(config, *args)
 
     return run
+
+
+@pytest.fixture
+def made(config: Path) -> Platform:
+    """The project's database is there and empty, as after `retrain doctor --fix` or the first import."""
+    return open_platform(load_settings(config))
 
 
 @pytest.fixture(scope="session")

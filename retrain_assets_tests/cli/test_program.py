@@ -16,6 +16,7 @@ from retrain_assets.cli import app
 from retrain_assets.cli import application as program
 from retrain_assets.cli.application import explain
 from retrain_assets.errors import NothingToRollBackTo, StoreUnavailable, UsageError
+from retrain_assets.operations.platform import Platform
 
 PROMISED = {
     "import", "run", "backfill", "status", "models", "show", "history", "lineage", "why", "promote", "rollback",
@@ -69,7 +70,7 @@ def test_every_command_takes_a_config_and_those_with_facts_speak_json() -> None:
 def test_the_version_is_told() -> None:
     """`retrain --version` prints one line and ends well."""
     result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.stdout) == (0, "retrain 0.1.0\n")
+    assert (result.exit_code, result.stdout) == (0, "retrain 0.2.0\n")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_traceback_shows_only_with_debug(retrain: Any, monkeypatch: pytest.Mon
     assert "Traceback" in loud.err
 
 
-def test_debug_after_a_double_dash_is_an_argument(config: Path) -> None:
+def test_debug_after_a_double_dash_is_an_argument(made: Platform, config: Path) -> None:
     """What stands behind `--` is never taken for an option."""
     result = CliRunner().invoke(app, ["show", "--config", str(config), "--", "--debug"])
     assert result.exit_code == 1
@@ -171,7 +172,7 @@ def test_a_missing_library_is_told_by_its_extra() -> None:
     assert "`postgres`" in explain(ModuleNotFoundError("no", name="psycopg"))[0]
 
 
-def test_the_console_script_answers_from_a_shell(config: Path) -> None:
+def test_the_console_script_answers_from_a_shell(made: Platform, config: Path) -> None:
     """The installed entry point runs a command, with facts alone on standard output."""
     code = "from retrain_assets.cli import main; main()"
     done = subprocess.run(

@@ -147,7 +147,7 @@ def test_a_change_needs_a_reason(trained: Platform, retrain: Any) -> None:  # no
     assert _route(trained) == ("v1.0.0", "v1.0.1")
 
 
-def test_pause_and_resume_are_events(retrain: Any) -> None:  # noqa: ANN401
+def test_pause_and_resume_are_events(made: Platform, retrain: Any) -> None:  # noqa: ANN401
     """Each prints its event, shows in the status, and is refused when it is so already."""
     paused = retrain("pause", "--reason", "holidays", "--actor", "bob", "--json")
     assert (paused.code, paused.json["kind"], paused.json["actor"]) == (0, "paused", "bob")

@@ -156,7 +156,7 @@ def test_the_evidence_shows_in_the_status(trained: Platform, retrain: Any) -> No
 
 
 def test_the_guard_outlives_a_database_that_is_away(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Platform, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says so once, goes on looking, and says once that it works again."""
     looks: list[int] = []
@@ -178,7 +178,7 @@ def test_the_guard_outlives_a_database_that_is_away(
     assert told.count("The watch works again.") == 1
 
 
-def test_the_guard_ends_cleanly_on_a_signal(config: Path) -> None:
+def test_the_guard_ends_cleanly_on_a_signal(made: Platform, config: Path) -> None:
     """SIGTERM, as a service manager sends it, ends the loop with exit code 0 and a last word."""
     code = "from retrain_assets.cli import main; main()"
     guard = subprocess.Popen(

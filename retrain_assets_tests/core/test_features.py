@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain_assets.core.features import Feature, FeatureSchema, FeatureType, SchemaChange, compare_schemas
+from retrain_assets.core.features import (
+    Feature,
+    FeatureSchema,
+    FeatureType,
+    SchemaChange,
+    compare_schemas,
+    general_reason,
+    shown,
+)
 from retrain_assets.errors import SchemaError
 
 PA = Feature("pa", FeatureType.NUMBER, 0, 100)
@@ -30,6 +41,19 @@ SCHEMA = FeatureSchema((PA, DEPTH, HTTPS, SITE), ("comment", "forum"), ("site",)
         (PA, 100, 100.0),
         (DEPTH, 3.0, 3),
         (DEPTH, "3", 3),
+        (DEPTH, "3.0", 3),
+        (DEPTH, 9007199254740993, 9007199254740993),
+        (DEPTH, "9007199254740993", 9007199254740993),
+        (DEPTH, Decimal("3.00"), 3),
+        (PA, Decimal("40.5"), 40.5),
+        (PA, np.float32(0.5), 0.5),
+        (PA, np.int64(40), 40.0),
+        (DEPTH, np.uint8(3), 3),
+        (HTTPS, np.bool_(False), False),
+        (HTTPS, "1.0", True),
+        (HTTPS, Decimal(0), False),
+        (SITE, np.str_("blog"), "blog"),
+        (SITE, np.int64(7), "7"),
         (HTTPS, True, True),
         (HTTPS, 0, False),
         (HTTPS, " Yes ", True),
@@ -46,7 +70,10 @@ def test_values_are_read_in_the_features_type(feature: Feature, value: Any, expe
     assert type(read) is type(expected)
 
 
-@pytest.mark.parametrize("value", [None, math.nan, "", "  ", "null", "NaN", "None", "n/a"])
+@pytest.mark.parametrize(
+    "value",
+    [None, math.nan, "", "  ", "null", "NaN", "None", "n/a", "<NA>", pd.NA, pd.NaT, np.float64("nan"), Decimal("sNaN")],
+)
 def test_a_missing_value_is_missing_in_every_type(value: Any) -> None:  # noqa: ANN401
     """And refused only where it is required."""
     for feature in SCHEMA.features:
@@ -64,16 +91,27 @@ def test_a_missing_value_is_missing_in_every_type(value: Any) -> None:  # noqa: 
         (PA, True, "is a boolean, not a number"),
         (PA, [1], "is not a number"),
         (PA, 10**400, "is not a number"),
+        (PA, "1_0", "is not a number"),
+        (PA, b"40", "is not a number"),
+        (PA, 10**5000, "<int> is not a number"),
+        (PA, Decimal("1E+999999999"), "is not finite"),
+        (PA, np.datetime64("2026-01-05"), "is not a number"),
+        (PA, np.timedelta64(5, "ns"), "is not a number"),
+        (PA, np.array([40.0]), "is not a number"),
+        (DEPTH, math.inf, "is not finite"),
         (DEPTH, 1.5, "is not a whole number"),
         (DEPTH, -1, "is outside 0 to inf"),
         (HTTPS, 2, "is not a boolean"),
         (HTTPS, "maybe", "is not a boolean"),
         (SITE, True, "is not a category"),
         (SITE, 1.5, "is not a category"),
+        (SITE, Decimal("1.5"), "is not a category"),
+        (SITE, 10**5000, "is too large for a whole number of 64 bits"),
         (SITE, "x" * 2_001, "has 2001 characters"),
         (SITE, "\ud800", "cannot be written as UTF-8"),
         (replace(SITE, categories=("blog", "forum")), "shop", "is not one of blog, forum"),
     ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str | float) else str(value)[:30],
 )
 def test_what_does_not_fit_is_refused_by_name(feature: Feature, value: Any, message: str) -> None:  # noqa: ANN401
     """With the value, shortened, and what would be right."""
@@ -90,6 +128,54 @@ def test_whatever_comes_is_read_twice_alike_or_refused(value: Any) -> None:  # n
         with contextlib.suppress(SchemaError):
             read = feature.read(value)
             assert feature.read(read) == read
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("it's", '"it\'s"'),
+        ("x" * 100, "'" + "x" * 55 + "'..."),
+        ("a\nb", "'a\\nb'"),
+        ([1] * 100, "[" + "1, " * 18 + "1,..."),
+        (np.array([[1], [2]]), "array([[1],        [2]])"),
+        (10**5000, "<int>"),
+    ],
+    ids=["text", "long text", "lines", "list", "array", "huge"],
+)
+def test_a_refusal_shows_a_value_in_one_short_line(value: Any, text: str) -> None:  # noqa: ANN401
+    """Quotes are closed, so that the value ends where a reader thinks it does."""
+    assert shown(value) == text
+    assert len(shown(value)) <= 62
+
+
+@pytest.mark.parametrize(
+    "value",
+    [101, -1.5, "perhaps", "it is what it is", "it's", "x" * 100, [1, 2], {"a": 1}, object(), 10**5000, b"x y"],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_reason_can_be_told_without_its_value(value: Any) -> None:  # noqa: ANN401
+    """So that a million rows with the same fault are one reason."""
+    for fault in (
+        "is not a number",
+        "is not one of blog, forum",
+        "lies before 1970",
+        "has no offset from UTC; add one",
+    ):
+        assert general_reason(f"{shown(value)} {fault}") == fault
+
+
+@pytest.mark.parametrize(
+    ("reason", "general"),
+    [
+        ("has 2001 characters; at most 2000 are accepted", "has too many characters; at most 2000 are accepted"),
+        ("is required, but missing", "is required, but missing"),
+        ("2026-01-05T12:00:00+00:00 lies in the future (now 2026)", "lies in the future"),
+        ("holds a NUL character, which no database keeps", "holds a NUL character, which no database keeps"),
+    ],
+)
+def test_a_reason_without_a_value_stays(reason: str, general: str) -> None:
+    """Only a length and a clock are left out of it."""
+    assert general_reason(reason) == general
 
 
 def test_a_row_has_every_feature_and_no_other() -> None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
+import msgspec
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from retrain_assets.core.features import Feature
+from retrain_assets.core.outcome_features import FeatureReader, plain
 from retrain_assets.core.outcomes import (
+    FIXED_FIELDS,
     FUTURE_SKEW,
     OutcomeRules,
     Result,
@@ -36,6 +48,12 @@ LEAST = {"task_id": "t1", "action_attempted": "comment", "result": True}
         (" failure ", Result.FAILURE),
         ("Error", Result.ERROR),
         ("True", Result.SUCCESS),
+        (1, Result.SUCCESS),
+        (0, Result.FAILURE),
+        ("1", Result.SUCCESS),
+        (" 0 ", Result.FAILURE),
+        (np.bool_(1), Result.SUCCESS),
+        (np.int64(0), Result.FAILURE),
     ],
 )
 def test_results_are_read_in_any_spelling_of_the_contract(given: Any, expected: Result) -> None:  # noqa: ANN401
@@ -43,10 +61,12 @@ def test_results_are_read_in_any_spelling_of_the_contract(given: Any, expected: 
     assert read_result(given) is expected
 
 
-@pytest.mark.parametrize("given", [None, 1, 0, 1.0, "", "ok", "timeout", ["success"]])
+@pytest.mark.parametrize("given", [None, 2, -1, 1.0, "", "ok", "yes", "timeout", ["success"], 10**30, b"1"])
 def test_nothing_else_is_taken_for_a_result(given: Any) -> None:  # noqa: ANN401
     """A guess here would teach the model a lie."""
-    with pytest.raises(SchemaError, match=r"^result: .* is not one of true, false, success, failed, failure, error$"):
+    with pytest.raises(
+        SchemaError, match=r"^result: .* is not one of true, false, success, failed, failure, error, 1, 0$"
+    ):
         read_result(given)
 
 
@@ -54,8 +74,8 @@ def test_instants_are_kept_in_utc() -> None:
     """Whatever offset they came with, as text or as datetime."""
     expected = datetime(2026, 1, 5, 11, tzinfo=UTC)
     berlin = datetime(2026, 1, 5, 12, tzinfo=timezone(timedelta(hours=1)))
-    for given in (berlin, "2026-01-05T12:00:00+01:00", " 2026-01-05T11:00:00Z "):
-        read = read_instant("timestamp", given)
+    for told in (berlin, "2026-01-05T12:00:00+01:00", " 2026-01-05T11:00:00Z "):
+        read = read_instant("timestamp", told)
         assert read == expected
         assert read.tzinfo is UTC
 
@@ -134,3 +154,96 @@ def test_execution_time_goes_by_both_its_names() -> None:
 def test_what_files_hold_where_nothing_is(value: Any, expected: bool) -> None:  # noqa: ANN401, FBT001  (a table)
     """Zero is a value."""
     assert is_absent(value) is expected
+
+
+def test_what_pandas_and_numpy_hold_is_read_as_what_it_means() -> None:
+    """A worker that keeps its tasks in a table sends its scalars; what is missing there is missing here."""
+    row = LEAST | {
+        "attempt": np.int64(2),
+        "execution_time": np.float64(2.5),
+        "timestamp": pd.Timestamp("2026-01-05T12:00:00.123456789", tz="Europe/Berlin"),
+        "domain": pd.NA,
+        "propensity": np.nan,
+        "pa": np.float32(40),
+        "https_enabled": np.bool_(1),
+        "shoe_size": np.int32(43),
+    }
+    outcome = read_outcome(row, RULES, NOW)
+    assert (outcome.attempt, outcome.execution_time_s, outcome.domain, outcome.propensity) == (2, 2.5, "", None)
+    assert outcome.occurred_at == datetime(2026, 1, 5, 11, 0, 0, 123456, tzinfo=UTC)
+    assert type(outcome.occurred_at) is datetime
+    assert outcome.features == {"pa": 40.0, "https_enabled": True, "shoe_size": 43}
+    assert [type(value) for value in outcome.features.values()] == [float, bool, int]
+    assert read_outcome(LEAST | {"timestamp": pd.NaT, "occurred_at": NOW}, RULES, NOW).occurred_at == NOW
+
+
+def test_a_row_without_fields_is_refused_as_one() -> None:
+    """Whatever else is handed in has no fields to name."""
+    rows: list[Any] = [("t1", "comment"), "t1", None]
+    for row in rows:
+        with pytest.raises(SchemaError, match=r"^row: is a \w+; send a mapping of field names to values$"):
+            read_outcome(row, RULES, NOW)
+
+
+_NAMES = [feature.name for feature in CONFIG.schema.features]
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 102),
+    st.integers(),
+    st.floats(-2, 102),
+    st.floats(),
+    st.sampled_from(["blog", " blog ", "none", "", "40", "yes", "a\ud800", "x" * 2_001, "\x00"]),
+    st.text(max_size=4),
+    st.sampled_from([Decimal("1.5"), np.float64(3.5), np.int64(3), np.bool_(0), np.nan, math.inf, b"x", [1], object()]),
+)
+
+
+@given(
+    raw=st.dictionaries(st.sampled_from([*_NAMES, "task_id", "domain"]), _VALUES, max_size=8),
+    is_decided=st.booleans(),
+    is_strict=st.booleans(),
+    requires=st.booleans(),
+)
+def test_the_quick_way_through_the_features_is_the_slow_one(
+    raw: dict[str, Any],
+    is_decided: bool,  # noqa: FBT001  (drawn)
+    is_strict: bool,  # noqa: FBT001
+    requires: bool,  # noqa: FBT001
+) -> None:
+    """Whatever a row holds: the same features in the same order and types, the same JSON, or the same refusal."""
+    features = tuple(replace(f, required=requires and f.name == "pa") for f in CONFIG.schema.features)
+    reader, told = FeatureReader(features, FIXED_FIELDS), []
+    for _ in range(2):  # the second time its texts are known by heart
+        try:
+            read = reader.read(raw, is_decided=is_decided, is_strict=is_strict)
+            assert msgspec.json.encode(read) == msgspec.json.encode(plain(read))
+            told.append(repr(plain(read)))
+        except SchemaError as error:
+            told.append(str(error))
+    try:
+        told.append(repr(_by_hand(features, raw, is_decided=is_decided)))
+    except SchemaError as error:
+        told.append(str(error))
+    assert len(set(told)) == 1
+
+
+def _by_hand(features: tuple[Feature, ...], raw: dict[str, Any], *, is_decided: bool) -> dict[str, Any]:
+    found = {}
+    for feature in features:
+        try:
+            value = feature.read(raw.get(feature.name))
+        except SchemaError:
+            if not is_decided:
+                raise
+            value = None
+        if value is not None:
+            found[feature.name] = value
+    return found
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 2), timezones=st.timezones()))  # noqa: DTZ001  (the drawn one is aware)
+def test_keys_stay_what_they_were(moment: datetime) -> None:
+    """An outcome that was stored by an earlier version and is sent again is a duplicate: its key has not changed."""
+    content = f"t1\x1f1\x1f{moment.astimezone(UTC).isoformat()}"
+    assert derive_outcome_id("t1", 1, None, moment) == "t-" + hashlib.sha256(content.encode()).hexdigest()[:32]

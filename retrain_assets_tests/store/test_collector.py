@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from retrain_assets.core.outcomes import FIXED_FIELDS
-from retrain_assets.errors import StoreOutdated
+from retrain_assets.errors import ConfigError, StoreOutdated, StoreUnavailable
 from retrain_assets.settings import Config, FeatureSettings, ProblemSettings
 from retrain_assets.store import outcomes, published, schema, tables
 from retrain_assets.store.collector import FeedbackCollector
@@ -140,6 +143,51 @@ def test_a_correction_without_an_id_of_its_own_is_no_duplicate(database: Databas
     assert [row["result"] for row in _stored(database)] == ["success", "error"]
 
 
+def test_a_correction_names_what_it_replaces(database: Database) -> None:
+    """The public way to take a report back: both rows are kept, and how often the automation tried is kept, too."""
+    collector = _collector(database)
+    first = collector.append_outcome(task_id="t1", action_attempted="comment", result=True, decision_id="d1")
+    second = collector.append_outcome(
+        task_id="t1",
+        action_attempted="comment",
+        result=False,
+        decision_id="d1",
+        retry_count=2,
+        replaces=first.outcome_id,
+    )
+    assert (first.status, second.status) == ("accepted", "accepted")
+    rows = _stored(database)
+    assert [(row["result"], row["replaces"], row["retry_count"]) for row in rows] == [
+        ("success", None, None),
+        ("failure", first.outcome_id, 2),
+    ]
+
+
+def test_a_duplicate_that_says_something_else_is_told_how_to_correct(database: Database) -> None:
+    """The first report stays; who sends an opposite one learns of it, who repeats the same one is left in peace."""
+    collector = _collector(database)
+    told = GOOD | {"decision_id": "d1"}
+    collector.append_outcomes([told])
+    same, opposite, other, alike = collector.append_outcomes(
+        [told, told | {"result": "failed"}, told | {"action_attempted": "forum"}, told | {"domain": "b.org"}]
+    )
+    assert {r.status for r in (same, opposite, other, alike)} == {"duplicate"}
+    assert (same.reason, alike.reason) == (None, None)
+    assert opposite.reason == 'known with another result: success; send replaces="d-d1" to correct it'
+    assert (opposite.field, other.field) == ("result", "action_attempted")
+    assert str(other.reason).startswith("known with another action_attempted: comment")
+    assert [row["result"] for row in _stored(database)] == ["success"]
+
+
+def test_a_row_that_is_none_does_not_cost_the_others(database: Database) -> None:
+    """Whoever passes a list of tuples gets the receipt of a refused row for each of them."""
+    rows: list[Any] = [("t1", "comment"), GOOD, None, 7]
+    receipts = _collector(database).append_outcomes(rows)
+    assert [r.status for r in receipts] == ["quarantined", "accepted", "quarantined", "quarantined"]
+    assert (receipts[0].field, receipts[0].reason) == ("row", "is a tuple; send a mapping of field names to values")
+    assert len(_quarantined(database)) == 3
+
+
 # ------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -161,7 +209,7 @@ def test_a_correction_without_an_id_of_its_own_is_no_duplicate(database: Databas
         ({"task_id": "a\x00b"}, "task_id", "NUL"),
         ({"task_id": "a\ud800b"}, "task_id", "cannot be written as UTF-8"),
         ({"domain": "a\ud800b"}, "domain", "cannot be written as UTF-8"),
-        ({"result": 1}, "result", "1 is not one of"),
+        ({"result": 2}, "result", "2 is not one of"),
         ({"attempt": 0}, "attempt", "whole number of at least 1"),
         ({"attempt": 10**40}, "attempt", "whole number"),
         ({"execution_time": -1}, "execution_time", "is negative"),
@@ -282,3 +330,76 @@ def test_a_worker_never_creates_a_schema_on_a_server(postgresql_url: str) -> Non
     """An empty PostgreSQL database is the platform's to fill."""
     with pytest.raises(StoreOutdated, match="create it with `retrain doctor --fix`"):
         FeedbackCollector(postgresql_url).append_outcome(task_id="t", action_attempted="comment", result=True)
+
+
+def test_a_database_of_the_first_schema_takes_outcomes_and_refused_rows(database_url: str) -> None:
+    """Workers may be upgraded before the platform: the insert names the columns that were always there."""
+    database = Database(database_url)
+    with database.write() as connection:
+        schema.upgrade(connection, "0001")
+    receipts = _collector(database).append_outcomes([GOOD, GOOD | {"result": "perhaps"}, GOOD])
+    assert [r.status for r in receipts] == ["accepted", "quarantined", "duplicate"]
+    with database.read() as connection:
+        assert schema.revision(connection) == "0001"
+        assert outcomes.count(connection) == 1
+
+
+def test_a_database_of_a_later_schema_takes_outcomes_as_long_as_they_fit(database: Database) -> None:
+    """A worker that is older than its database goes on; when it cannot, it says which revisions meet and what to do."""
+    collector = _collector(database)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql("ALTER TABLE outcomes ADD COLUMN mood TEXT")
+    assert collector.append_outcomes([GOOD | {"task_id": "t1"}])[0].status == "accepted"
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE outcomes RENAME COLUMN domain TO place")
+    with pytest.raises(StoreOutdated, match=rf"revision 9999, .* knows is {schema.HEAD}: upgrade retrain-assets"):
+        collector.append_outcomes([GOOD | {"task_id": "t2"}])
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE outcomes RENAME COLUMN place TO domain")
+    assert collector.append_outcomes([GOOD | {"task_id": "t2"}])[0].status == "accepted"
+
+
+def test_a_url_may_name_a_csv_file(tmp_path: Path) -> None:
+    """A single worker needs no database; a spool for a file that is never away is a mistake."""
+    file = tmp_path / "outcomes.csv"
+    with FeedbackCollector(f"csv://{file}", config=Config(), clock=FakeClock()) as collector:
+        assert [r.status for r in collector.append_outcomes([GOOD, GOOD])] == ["accepted", "duplicate"]
+        collector.flush()
+    assert "good" in file.read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="a CSV file needs no spool"):
+        FeedbackCollector(f"csv://{file}", tmp_path / "spool")
+    with pytest.raises(ConfigError, match=r"is not of the form csv:///FOLDER/FILE\.csv"):
+        FeedbackCollector("csv://outcomes.csv")
+
+
+@pytest.mark.parametrize(("block", "made"), [("", "retrain.db"), ("storage: {outcomes: csv}\n", "outcomes.csv")])
+def test_a_configuration_says_where_outcomes_go(tmp_path: Path, home: Path, block: str, made: str) -> None:
+    """A fresh project needs nothing run before its first outcome: the problem's folder is made."""
+    file = tmp_path / "config" / "retrain.yaml"
+    file.parent.mkdir()
+    file.write_text(f"problem: {{name: backlinks}}\n{block}", encoding="utf-8")
+    with FeedbackCollector.from_config(file) as collector:
+        assert collector.append_outcome(task_id="t", action_attempted="comment", result=1).status == "accepted"
+    assert (home / "backlinks" / made).is_file()
+
+
+def test_a_url_with_a_typo_makes_no_folders(tmp_path: Path) -> None:
+    """A new file is made only beside something that is there already."""
+    collector = FeedbackCollector(f"sqlite:///{tmp_path}/misspelt/retrain.db")
+    with pytest.raises(StoreUnavailable, match=r"the folder .*misspelt of the database retrain.db does not exist"):
+        collector.append_outcome(task_id="t", action_attempted="comment", result=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_starts_light() -> None:
+    """Making a collector imports no dagster, pandas, scikit-learn, migrations or CSV store, and no server's driver."""
+    code = """
+import sys
+from retrain_assets import FeedbackCollector
+FeedbackCollector("sqlite:///:memory:")
+heavy = {"dagster", "pandas", "sklearn", "numpy", "alembic", "psycopg", "retrain_assets.store.csv_outcomes"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
+import json
 import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from sqlalchemy import select
 
@@ -16,36 +15,50 @@ from retrain_assets.store import outcomes, schema, tables
 from retrain_assets.store.database import Database
 from retrain_assets.testing import START
 
-_WRITER = """
-import sys
+# One interpreter that forks its writers, each before it has a connection: starting eight takes longer than the test.
+_CREW = """
+import json, os, random, signal, sys
 from retrain_assets.store.collector import FeedbackCollector
-url, who, batches, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-collector = FeedbackCollector(url)
-print("ready", flush=True)
-sys.stdin.readline()
-for batch in range(batches):
-    rows = [
-        dict(task_id=f"{who}-{batch}-{row}", outcome_id=f"{who}-{batch}-{row}", action_attempted="comment", result=True)
-        for row in range(size)
-    ]
-    rows.append(dict(task_id="shared", outcome_id=f"shared-{batch}", action_attempted="comment", result=True))
-    receipts = collector.append_outcomes(rows)
-    print(batch, *(receipt.status for receipt in receipts), flush=True)
+url = sys.argv[1]
+
+def started(who, sizes):
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.close(writing)
+        return child, os.fdopen(reading)
+    collector = FeedbackCollector(url)
+    for batch, size in enumerate(sizes):
+        names = [f"{who}-{batch}-{row}" for row in range(size)] + [f"shared-{batch}"]
+        rows = [dict(task_id=n, outcome_id=n, action_attempted="comment", result=True) for n in names]
+        receipts = collector.append_outcomes(rows)
+        os.write(writing, (json.dumps([batch, *(receipt.status for receipt in receipts)]) + chr(10)).encode())
+    os._exit(0)
+"""
+
+_WRITERS = f"""{_CREW}
+crew = [started(f"w{{who}}", [1] * 12 + [100] * 4) for who in range(8)]
+told = [[json.loads(line) for line in lines] for _, lines in crew]
+print(json.dumps([told, [os.waitpid(child, 0)[1] for child, _ in crew]]))
+"""
+
+_KILLED = f"""{_CREW}
+rng, told = random.Random(int(sys.argv[2])), {{}}
+for kill in range(12):
+    child, lines = started(f"k{{kill}}", [200] * 10_000)
+    seen = [lines.readline() for _ in range(rng.randint(1, 6))]
+    # Somewhere inside the next batch or between two: the writer goes on while this process burns a random while.
+    sum(range(rng.randint(0, 400_000)))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    told[f"k{{kill}}"] = [json.loads(line)[0] for line in (*seen, *lines) if line.endswith(chr(10))]
+print(json.dumps(told))
 """
 
 
-def _start(url: str, who: str, batches: int, size: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", _WRITER, url, who, str(batches), str(size)]
-    writer = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "ready\n"
-    return writer
-
-
-def _go(writer: subprocess.Popen[str]) -> None:
-    assert writer.stdin is not None
-    writer.stdin.write("\n")
-    writer.stdin.flush()
+def _run(script: str, *arguments: str) -> Any:  # noqa: ANN401  (the JSON that a script prints)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def _ids(database: Database) -> list[str]:
@@ -53,45 +66,33 @@ def _ids(database: Database) -> list[str]:
         return list(connection.execute(select(tables.outcomes.c.outcome_id)).scalars())
 
 
-def test_two_processes_that_append_at_once_lose_and_double_nothing(database: Database) -> None:
-    """Rows of both are all there; those that both sent were accepted from exactly one of them."""
-    batches, size = 25, 4
-    writers = [_start(database.url, who, batches, size) for who in ("a", "b")]
-    for writer in writers:
-        _go(writer)
-    accepted: Counter[str] = Counter()
-    for writer in writers:
-        said, _ = writer.communicate()
-        assert writer.returncode == 0
-        for line in said.splitlines():
-            batch, *statuses = line.split()
-            assert statuses[:-1] == ["accepted"] * size
+def test_eight_writers_at_once_meet_no_lock_and_lose_and_double_nothing(database: Database) -> None:
+    """Single outcomes and batches of a hundred: every writer gets its receipts; of what all send, one is accepted."""
+    told, ends = _run(_WRITERS, database.url)
+    assert ends == [0] * 8
+    accepted: Counter[int] = Counter()
+    for lines in told:
+        assert [batch for batch, *_ in lines] == list(range(16))
+        for batch, *statuses in lines:
+            assert statuses[:-1] == ["accepted"] * (1 if batch < 12 else 100)
             accepted[batch] += statuses[-1] == "accepted"
-    assert set(accepted.values()) == {1}
+    assert accepted == Counter(range(16))
     ids = _ids(database)
-    assert len(ids) == len(set(ids)) == 2 * batches * size + batches
+    assert len(ids) == len(set(ids)) == 8 * (12 + 400) + 16
 
 
 def test_a_writer_that_is_killed_leaves_whole_batches_and_every_acknowledged_one(database: Database) -> None:
     """Kill -9 at random moments: each batch is there entirely or not at all, and none with a receipt is missing."""
     seed = 20261123
     print(f"seed {seed}")
-    rng, size = random.Random(seed), 200
-    for kill in range(4):
-        writer = _start(database.url, f"k{kill}", 10_000, size)
-        _go(writer)
-        assert writer.stdout is not None
-        seen = [writer.stdout.readline() for _ in range(rng.randint(1, 6))]
-        # Somewhere inside the next batch or between two: the writer goes on while this process burns a random while.
-        sum(range(rng.randint(0, 400_000)))
-        os.kill(writer.pid, signal.SIGKILL)
-        rest, _ = writer.communicate()
-        told = [line for line in (*seen, *rest.splitlines(keepends=True)) if line.endswith("\n")]
-        acknowledged = {line.split()[0] for line in told}
-        found = Counter(i.split("-")[1] for i in _ids(database) if i.startswith(f"k{kill}-"))
-        assert set(found.values()) == {size}
-        assert acknowledged <= set(found)
-        assert len(found) <= len(acknowledged) + 1
+    told = _run(_KILLED, database.url, str(seed))
+    found = Counter(tuple(name.split("-")[:2]) for name in _ids(database) if name.startswith("k"))
+    assert set(found.values()) == {200}
+    assert len(told) == 12
+    for kill, acknowledged in told.items():
+        stored = {int(batch) for who, batch in found if who == kill}
+        assert set(acknowledged) <= stored
+        assert len(stored) <= len(acknowledged) + 1
 
 
 def test_numbers_are_never_given_twice(database: Database) -> None:
