@@ -137,7 +137,7 @@ class Snapshot:
     first_seq, last_seq : int
         Outcomes with `seq` above `last_seq` had not arrived when it was taken.
     facts : dict or None
-        What its rows are made of, for people: counts by name. Not part of the content.
+        What its rows are made of, for people: counts by name, and how gaps were filled. Not part of the content.
     """
 
     content_hash: str
@@ -149,7 +149,7 @@ class Snapshot:
     last_seq: int
     schema_version: str
     created_at: datetime
-    facts: dict[str, int] | None = None
+    facts: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,47 +217,102 @@ def arrow_schema(schema: FeatureSchema) -> pa.Schema:
     return pa.schema([*fixed, *((FEATURE_PREFIX + f.name, types[f.type]) for f in schema.features)])
 
 
-def content_hash(week: str, table: pa.Table) -> str:
-    """SHA-256 over a snapshot's week and its table's column names, types and values in row order.
+class ContentHash:
+    """SHA-256 over a snapshot's week and its columns' names, types and values in row order, fed batch by batch.
 
-    Independent of chunking, of the Parquet writer and of whatever bytes lie under a null.
+    Independent of batches and chunks, of the Parquet writer and of whatever bytes lie under a null.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Of every batch.
     """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._columns = [tuple(hashlib.sha256() for _ in ("validity", "lengths", "values")) for _ in schema]
+
+    def update(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Take in the next rows."""
+        self.rows += batch.num_rows
+        for column, hashers in zip(batch.columns, self._columns, strict=True):
+            for chunk in getattr(column, "chunks", [column]):
+                for hasher, content in zip(hashers, _canonical(chunk), strict=True):
+                    hasher.update(content)
+
+    def hexdigest(self, week: str) -> str:
+        """The digest of everything taken in so far, as the content of a week."""
+        digest = hashlib.sha256(f"week:{week}\nrows:{self.rows}".encode())
+        for field, hashers in zip(self._schema, self._columns, strict=True):
+            digest.update(f"\n{field.name}:{field.type}\n".encode())
+            for hasher in hashers:
+                digest.update(hasher.digest())
+        return digest.hexdigest()
+
+
+def content_hash(week: str, table: pa.Table) -> str:
+    """The `ContentHash` of a whole table."""
+    digest = ContentHash(table.schema)
+    digest.update(table)
+    return digest.hexdigest(week)
+
+
+def _canonical(chunk: pa.Array) -> tuple[Any, Any, Any]:
+    """Validity, lengths of texts, and values of an array as little-endian bytes; zeros and nothing under a null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    digest = hashlib.sha256(f"week:{week}\nrows:{table.num_rows}".encode())
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(f"\n{name}:{column.type}\n".encode())
-        validity, values, lengths = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        for chunk in column.chunks:
-            validity.update(_bytes(pc.is_valid(chunk).cast(pa.int8())))
-            if pa.types.is_string(chunk.type):
-                filled = pc.fill_null(chunk, "")
-                lengths.update(_bytes(pc.binary_length(filled)))
-                values.update(b"".join(text.encode() for text in filled.to_pylist()))
-            else:
-                numbers = chunk.cast(pa.int64()) if pa.types.is_timestamp(chunk.type) else chunk
-                values.update(_bytes(pc.fill_null(numbers, 0)))
-        for part in (validity, lengths, values):
-            digest.update(part.digest())
-    return digest.hexdigest()
+    validity = _bytes(pc.is_valid(chunk).cast(pa.int8()))
+    if pa.types.is_string(chunk.type):
+        filled = pc.fill_null(chunk, "")
+        return validity, _bytes(pc.binary_length(filled)), _text_bytes(filled)
+    numbers = chunk.cast(pa.int64()) if pa.types.is_timestamp(chunk.type) else chunk
+    return validity, b"", _bytes(pc.fill_null(numbers, 0))
+
+
+def _text_bytes(texts: pa.Array) -> Any:  # noqa: ANN401  (a buffer)
+    """The UTF-8 of all texts of an array without nulls, one after the other."""
+    import numpy as np
+
+    _, offsets, content = texts.buffers()
+    if content is None or not len(texts):
+        return b""
+    places = np.frombuffer(offsets, dtype=np.int32)
+    first, last = (int(places[place]) for place in (texts.offset, texts.offset + len(texts)))
+    return memoryview(content)[first:last]
 
 
 def newest_of_each(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the last row of each outcome, in order of maturity; corrections and refreshed weeks win.
+    """Keep the last row of each task, in order of maturity; decisions, corrections and refreshed weeks win.
+
+    A row is known by its decision and task, else by its outcome (`row_keys`). A row without a decision gives way to the
+    decided one of the same outcome, whichever came first: its decision had not reached the log yet. A correction stands
+    under the outcome that it corrects, so that it replaces the row that an earlier snapshot holds.
 
     Parameters
     ----------
     rows : DataFrame
         Snapshots concatenated in order of the manifest.
     """
-    import pandas as pd
-
-    key = rows["decision_id"].where(rows["decision_id"].notna(), rows["outcome_id"])
-    kept = rows.loc[~pd.Index(key).duplicated(keep="last")]
+    keys, alone = row_keys(rows), rows["decided_at"].isna()
+    gone = alone & False
+    if alone.any():
+        of_decided = rows.loc[~alone, "outcome_id"].dropna()
+        gone = alone & (keys.isin(keys[~alone]) | rows["outcome_id"].isin(of_decided))
+    gone |= keys[~gone].duplicated(keep="last").reindex(rows.index, fill_value=False)
+    told_twice = rows.loc[alone & ~gone, "outcome_id"].duplicated(keep="last")
+    gone |= told_twice.reindex(rows.index, fill_value=False)
+    kept = rows.loc[~gone]
     return kept.sort_values(["matured_at", "task_id", "attempt"], kind="stable").reset_index(drop=True)
 
 
-def _bytes(array: Any) -> bytes:  # noqa: ANN401  (pyarrow has no public array protocol type)
+def row_keys(rows: pd.DataFrame) -> pd.Series[str]:
+    """What each row of a snapshot is known by: its decision and task, else its outcome."""
+    named = rows["decision_id"] + "\x1f" + rows["task_id"]
+    return named.where(rows["decision_id"].notna(), rows["outcome_id"])
+
+
+def _bytes(array: Any) -> memoryview:  # noqa: ANN401  (pyarrow has no public array protocol type)
     numpy_array = array.to_numpy(zero_copy_only=False)
-    return bytes(numpy_array.astype(numpy_array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return memoryview(numpy_array.astype(numpy_array.dtype.newbyteorder("<"), order="C", copy=False)).cast("B")

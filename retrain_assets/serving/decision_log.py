@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from retrain_assets.errors import RetrainError, StoreUnavailable, UsageError
@@ -51,6 +52,8 @@ class DecisionLog:
     capacity : int
         Decisions that may wait, those being written included.
     is_blocking : bool
+    clock : callable, optional
+        By which a decision is late when it is written; without one none is.
 
     Attributes
     ----------
@@ -66,8 +69,10 @@ class DecisionLog:
         *,
         capacity: int = 10_000,
         is_blocking: bool = True,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._database = database
+        self._clock = clock
         self._to_row = to_row
         self.capacity = capacity
         self.is_blocking = is_blocking
@@ -267,4 +272,4 @@ class DecisionLog:
             rows += [self._to_row(decision) for decision in batch[start : start + TURN]]
             time.sleep(0)  # the interpreter's own switch interval, 5 ms, would show in the latency of decisions
         with database_gate, self._database.write() as connection:
-            decision_rows.insert(connection, rows)
+            decision_rows.insert(connection, rows, self._clock() if self._clock is not None else None)

@@ -1,75 +1,85 @@
-"""Snapshots as Parquet files and manifests as rows.
+"""Snapshots and the manifests that list them.
 
-Holds the folder `snapshots/` of a problem and the SQL on `snapshots`, `datasets` and `trainings`; does
-not hold hashes or merge rules (`core/dataset.py`).
+Holds the SQL on `snapshots`, `datasets` and `trainings`, which weeks are to be taken again, and the reading of a
+dataset's files; does not hold how a file is written (`snapshot_files.py`), hashes or merge rules (`core/dataset.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, select, update
 
 from retrain_assets.core.dataset import (
-    FEATURE_PREFIX,
     Dataset,
     Snapshot,
     Week,
     WeekCalendar,
     arrow_schema,
-    content_hash,
     dataset_hash,
     newest_of_each,
+    row_keys,
 )
-from retrain_assets.core.features import Feature, FeatureSchema
-from retrain_assets.core.outcomes import MISSING, Result
-from retrain_assets.errors import ArtefactRefused, SchemaError, StoreUnavailable
-from retrain_assets.store import decisions, outcomes
+from retrain_assets.core.extraction import Extraction
+from retrain_assets.core.features import FeatureSchema
+from retrain_assets.errors import ArtefactRefused, StoreUnavailable
+from retrain_assets.store import decisions, outcomes, snapshot_files
 from retrain_assets.store.database import Database, insert_new
 from retrain_assets.store.files import sha256_of, write_atomically
+from retrain_assets.store.snapshot_files import FOLDER
 from retrain_assets.store.tables import datasets, snapshots, trainings
+from retrain_assets.store.week_filling import EXTRACTION
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-FOLDER = "snapshots"
+LATE = "late"
+"""The fact by which a snapshot remembers how many late decisions it saw (`decisions_touching`)."""
 
 
-def take_snapshot(database: Database, problem_home: Path, week: Week, schema: FeatureSchema, now: datetime) -> Snapshot:
+def take_snapshot(
+    database: Database,
+    problem_home: Path,
+    week: Week,
+    schema: FeatureSchema,
+    now: datetime,
+    *,
+    extraction: Extraction | None = None,
+) -> Snapshot:
     """Freeze a week's matured tasks; the same rows give the same snapshot, however often it is taken.
 
-    The file is in place before the row that names it, so a crash in between leaves an unnamed file
-    and nothing else.
+    Rows are streamed: memory does not grow with the week. The file is in place before the row that names it, so a
+    crash in between leaves an unnamed file and nothing else. `extraction` fills gaps in the features.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with database.write() as connection:
         last_seq = outcomes.highest_seq(connection)
-    with database.read() as connection:
-        rows = decisions.week_rows(connection, week.start_at, week.end_at, last_seq)
-        columns, seqs = _columns(rows, schema)
-    table = pa.table(columns, schema=arrow_schema(schema))
-    digest = content_hash(week.key, table)
-    relative = Path(FOLDER) / week.key / f"{digest}.parquet"
-    path = problem_home / relative
-    # A file without a row may be anybody's, and one with other bytes than recorded is damaged: both are written anew.
-    if not _is_intact(database, digest, path):
-        write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
+    with snapshot_files.draft(problem_home / FOLDER / week.key) as draft:
+        with database.read() as connection:
+            written = snapshot_files.write(connection, draft, week, schema, last_seq, extraction=extraction)
+            late = decisions_touching(connection, [week])[week.key]
+        relative = Path(FOLDER) / week.key / f"{written.content_hash}.parquet"
+        path = problem_home / relative
+        # A file without a row may be anybody's, and one with other bytes than recorded is damaged: both are replaced.
+        if not _is_intact(database, written.content_hash, path):
+            write_atomically(path, partial(snapshot_files.move, draft))
     snapshot = Snapshot(
-        content_hash=digest,
+        content_hash=written.content_hash,
         file_sha256=sha256_of(path),
         week=week.key,
-        rows=table.num_rows,
+        rows=written.rows,
         path=relative.as_posix(),
-        first_seq=min(seqs, default=0),
+        first_seq=written.first_seq,
         last_seq=last_seq,
         schema_version=schema.fingerprint,
         created_at=now,
+        facts=written.facts | {LATE: late},
     )
     with database.write() as connection:
         return _remember(connection, snapshot)
@@ -86,9 +96,9 @@ def _is_intact(database: Database, digest: str, path: Path) -> bool:
 def _remember(connection: Connection, snapshot: Snapshot) -> Snapshot:
     values = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
     connection.execute(insert_new(connection, snapshots, ["content_hash"]), [values])
-    # Another writer version gives the same content other bytes.
+    # Another writer version gives the same content other bytes, and late decisions may have changed nothing in it.
     mended = update(snapshots).where(snapshots.c.content_hash == snapshot.content_hash)
-    connection.execute(mended.values(file_sha256=snapshot.file_sha256))
+    connection.execute(mended.values(file_sha256=snapshot.file_sha256, facts=snapshot.facts))
     checked(connection, [snapshot], snapshot.last_seq)
     row = connection.execute(select(snapshots).where(snapshots.c.content_hash == snapshot.content_hash)).one()
     return _snapshot(row)
@@ -101,43 +111,21 @@ def checked(connection: Connection, known: Sequence[Snapshot], last_seq: int) ->
     connection.execute(statement.values(last_seq=last_seq))
 
 
-def _columns(rows: Iterable[dict[str, Any]], schema: FeatureSchema) -> tuple[dict[str, list[Any]], list[int]]:
-    """Turn joined rows into columns; also the sequence numbers of the outcomes among them."""
-    names = arrow_schema(schema).names
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    seqs: list[int] = []
-    for row in rows:
-        if row["seq"] is not None:
-            seqs.append(row["seq"])
-        result = row["result"]
-        row["result"] = result or Result.FAILURE.value
-        row["failure_reason"] = row["failure_reason"] if result else MISSING
-        values = {f.name: lenient(f, row["features"].get(f.name)) for f in schema.features}
-        row["stratum"] = row["stratum"] if row["stratum"] is not None else schema.stratum(values)
-        for name in names:
-            if not name.startswith(FEATURE_PREFIX):
-                columns[name].append(row[name])
-        for name, value in values.items():
-            columns[FEATURE_PREFIX + name].append(float(value) if isinstance(value, bool | int) else value)
-    return columns, seqs
+def newest_snapshots(connection: Connection, schema_version: str, extraction: str | None = None) -> dict[str, Snapshot]:
+    """The newest snapshot of each week under a schema, by week key.
 
-
-def lenient(feature: Feature, value: Any) -> Any:  # noqa: ANN401  (whatever the row holds)
-    """Read a stored value in the feature's present type; one that no longer fits counts as missing.
-
-    Rows outlive schemas: a value that was right under an older schema must not stop a week.
+    Those whose gaps were filled in the present way (`extraction`, a fingerprint) go before others: whoever takes back
+    a change of an extractor has the older snapshots again.
     """
-    try:
-        return feature.read(value)
-    except SchemaError:
-        return None
-
-
-def newest_snapshots(connection: Connection, schema_version: str) -> dict[str, Snapshot]:
-    """The newest snapshot of each week under a schema, by week key."""
     query = select(snapshots).where(snapshots.c.schema_version == schema_version)
-    rows = connection.execute(query.order_by(snapshots.c.last_seq, snapshots.c.created_at))
-    return {row.week: _snapshot(row) for row in rows}
+    rows = [_snapshot(row) for row in connection.execute(query.order_by(snapshots.c.last_seq, snapshots.c.created_at))]
+    return {row.week: row for row in sorted(rows, key=lambda row: _filled_by(row) == extraction)}
+
+
+def _filled_by(snapshot: Snapshot) -> str | None:
+    """The fingerprint of the extraction that filled a snapshot's gaps; None for none."""
+    fingerprint: str | None = (snapshot.facts or {}).get(EXTRACTION, {}).get("fingerprint")
+    return fingerprint
 
 
 def weeks_to_take(
@@ -148,21 +136,45 @@ def weeks_to_take(
     last_seq: int,
     *,
     refresh_late: bool,
+    extraction: str | None = None,
 ) -> list[Week]:
-    """Weeks without a snapshot, and (`refresh_late`) those that received rows since their newest one."""
+    """Weeks without a snapshot, and (`refresh_late`) those that received rows since their newest one.
+
+    Also (`refresh_late`) those whose gaps were filled in another way than the present one, `extraction`.
+    """
     missing = [week for week in weeks if week.key not in known]
     present = [week for week in weeks if week.key in known]
     if not refresh_late or not present:
         return missing
+    touched: set[str] = set()
     oldest_check = min(known[week.key].last_seq for week in present)
-    if oldest_check >= last_seq:
-        return missing
-    touched: dict[str, int] = {}
-    for at in decisions.instants_since(connection, oldest_check, last_seq):
-        key = calendar.containing(at).key
-        touched[key] = touched.get(key, 0) + 1
-    late = [week for week in present if week.key in touched and known[week.key].last_seq < last_seq]
-    return sorted([*missing, *late])
+    if oldest_check < last_seq:
+        touched = {calendar.containing(at).key for at in decisions.instants_since(connection, oldest_check, last_seq)}
+    late = decisions_touching(connection, present)
+    due = [
+        week
+        for week in present
+        if (week.key in touched and known[week.key].last_seq < last_seq)
+        or late[week.key] != (known[week.key].facts or {}).get(LATE, 0)
+        or _filled_by(known[week.key]) != extraction
+    ]
+    return sorted([*missing, *due])
+
+
+def decisions_touching(connection: Connection, weeks: Sequence[Week]) -> Counter[str]:
+    """How often decisions that reached the log after their deadline touch each week, by week key.
+
+    A snapshot keeps the number that it saw. Decisions are never changed or deleted, so that another number, and only
+    that, tells of one that was not there yet: no clocks are compared, and a commit cannot be overtaken.
+    """
+    ordered = sorted(weeks, key=lambda week: week.start_at)
+    starts = [week.start_at for week in ordered]
+    counts: Counter[str] = Counter()
+    for at in decisions.late_instants(connection):
+        place = bisect_right(starts, at) - 1
+        if place >= 0 and at < ordered[place].end_at:
+            counts[ordered[place].key] += 1
+    return counts
 
 
 def save_manifest(
@@ -242,19 +254,25 @@ def new_tasks(problem_home: Path, dataset: Dataset, trained: Dataset | None, sch
     refreshed = [part for part in fresh if part.week in weeks]
     for part in refreshed:
         old = next(p for p in trained.snapshots if p.week == part.week)
-        keys = _keys(problem_home, part) - _keys(problem_home, old)
-        count += len(keys)
+        rows, held = _identities(problem_home, part), _identities(problem_home, old)
+        # By its outcome too: a task whose decision reached the log late has another key now.
+        is_held = rows["key"].isin(held["key"]) | rows["outcome_id"].isin(held["outcome_id"].dropna())
+        count += rows.loc[~is_held, "key"].nunique()
     return count if schema.fingerprint == trained.schema_version else max(count, dataset.rows)
 
 
-def _keys(problem_home: Path, part: Snapshot) -> set[tuple[str, int]]:
+def _identities(problem_home: Path, part: Snapshot) -> pd.DataFrame:
+    """What the rows of a snapshot are known by: their key, and their outcome if one came."""
+    import pandas as pd
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(problem_home / part.path, columns=["task_id", "attempt"])
+        table = pq.read_table(problem_home / part.path, columns=["task_id", "decision_id", "outcome_id"])
     except OSError as error:
         raise StoreUnavailable(f"the snapshot of week {part.week} cannot be read: {error}") from error
-    return set(zip(table["task_id"].to_pylist(), table["attempt"].to_pylist(), strict=True))
+    rows = table.to_pandas(types_mapper={pa.string(): pd.StringDtype("pyarrow")}.get)
+    return pd.DataFrame({"key": row_keys(rows), "outcome_id": rows["outcome_id"]})
 
 
 def save_training(connection: Connection, values: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from retrain_assets.store.tables import decisions
 
@@ -21,7 +21,9 @@ GROUP = 32
 """Rows of one statement: the driver gives the interpreter free once for each statement, not for each row."""
 
 COLUMNS = tuple(column.name for column in decisions.columns if column.name != "received_at")
-"""Order of a row's values."""
+"""Order of a row's values; also the columns that the first schema had."""
+
+_DEADLINE = COLUMNS.index("deadline_at")  # as text of fixed width in UTC: its order is the order of time
 
 Row = tuple[Any, ...]
 
@@ -105,15 +107,45 @@ def encode(decided: Decided, features: Mapping[str, Any], stratum: str) -> Row:
     )
 
 
-def insert(connection: Connection, rows: Sequence[Row]) -> None:
-    """Store encoded decisions; one that is already there is left alone, so that a retry is harmless."""
+def insert(connection: Connection, rows: Sequence[Row], now: datetime | None = None) -> None:
+    """Store encoded decisions; one that is already there is left alone, so that a retry is harmless.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a writing transaction.
+    rows : sequence of Row
+    now : datetime, optional
+        The writer's clock. A decision whose deadline lies before it is late: its week may have been taken without it,
+        so that it is stored with the instant of its arrival. Without a clock none is late.
+    """
+    if now is None:
+        _insert(connection, COLUMNS, rows)
+        return
+    received_at = _instant(now)
+    on_time = [row for row in rows if row[_DEADLINE] >= received_at]
+    _insert(connection, COLUMNS, on_time)
+    if len(on_time) < len(rows):
+        late = [row for row in rows if row[_DEADLINE] < received_at]
+        if _knows_late_ones(connection):
+            _insert(connection, (*COLUMNS, "received_at"), [(*row, received_at) for row in late])
+        else:
+            _insert(connection, COLUMNS, late)
+
+
+def _insert(connection: Connection, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
     whole = len(rows) - len(rows) % GROUP
     dialect = connection.dialect.name
     for start in range(0, whole, GROUP):
         values = tuple(value for row in rows[start : start + GROUP] for value in row)
-        connection.exec_driver_sql(_statement(dialect, GROUP), values)
+        connection.exec_driver_sql(_statement(dialect, columns, GROUP), values)
     if whole < len(rows):
-        connection.exec_driver_sql(_statement(dialect, 1), list(rows[whole:]))
+        connection.exec_driver_sql(_statement(dialect, columns, 1), list(rows[whole:]))
+
+
+def _knows_late_ones(connection: Connection) -> bool:
+    """Whether the database has the column: a worker may be newer than it, and its decisions must not wait for that."""
+    return "received_at" in {column["name"] for column in inspect(connection).get_columns("decisions")}
 
 
 def _instant(instant: datetime) -> str:
@@ -132,8 +164,8 @@ def _actions(actions: tuple[str, ...]) -> str:
 
 
 @lru_cache
-def _statement(dialect: str, rows: int) -> str:
+def _statement(dialect: str, columns: tuple[str, ...], rows: int) -> str:
     mark = "?" if dialect == "sqlite" else "%s"
-    row = f"({', '.join([mark] * len(COLUMNS))})"
-    columns, values = ", ".join(COLUMNS), ", ".join([row] * rows)
-    return f"INSERT INTO decisions ({columns}) VALUES {values} ON CONFLICT (decision_id) DO NOTHING"  # noqa: S608
+    row = f"({', '.join([mark] * len(columns))})"
+    names, values = ", ".join(columns), ", ".join([row] * rows)
+    return f"INSERT INTO decisions ({names}) VALUES {values} ON CONFLICT (decision_id) DO NOTHING"  # noqa: S608

@@ -1,6 +1,7 @@
 """The decision log: what the engine answered, and what came of it once it matured.
 
-Holds the SQL on `decisions` and its join with `outcomes`; does not hold evidence (`operations/watch.py`).
+Holds the SQL on `decisions` and which outcome belongs to which decision; does not hold evidence
+(`operations/watch.py`), nor the rows of a week (`week_rows.py`).
 """
 
 from __future__ import annotations
@@ -49,24 +50,60 @@ def append(connection: Connection, records: Sequence[DecisionRecord]) -> None:
 
 
 def newest_outcome_seq(last_seq: int | None = None) -> ColumnElement[Any]:
-    """Scalar subquery: the newest outcome of a decision, by its id, else by its task and attempt.
+    """Scalar subquery: the newest outcome of a decision; NULL when none has come.
+
+    An outcome belongs to the decision that it names, if that is one of its own task. One that names none belongs to the
+    decision of its task and attempt: a correction counts like one that names it, another only if no outcome does.
 
     Parameters
     ----------
     last_seq : int, optional
         Outcomes above it are not looked at; they must not hide the ones below either.
     """
-    by_id, by_task = outcomes.alias(), outcomes.alias()
-    named = select(func.max(by_id.c.seq)).where(by_id.c.decision_id == decisions.c.decision_id)
-    unnamed = select(func.max(by_task.c.seq)).where(
-        by_task.c.task_id == decisions.c.task_id,
-        by_task.c.attempt == decisions.c.attempt,
-        by_task.c.decision_id.is_(None),
+    told = outcomes.alias("told")
+    belongs = or_(
+        and_(told.c.decision_id == decisions.c.decision_id, told.c.task_id == decisions.c.task_id),
+        _is_of_attempt(told, decisions),
     )
+    is_bare = and_(told.c.decision_id.is_(None), told.c.replaces.is_(None))
+    query = select(told.c.seq).where(belongs).order_by(is_bare, told.c.seq.desc()).limit(1)
     if last_seq is not None:
-        named, unnamed = named.where(by_id.c.seq <= last_seq), unnamed.where(by_task.c.seq <= last_seq)
-    named, unnamed = named.correlate(decisions), unnamed.correlate(decisions)
-    return func.coalesce(named.scalar_subquery(), unnamed.scalar_subquery())
+        query = query.where(told.c.seq <= last_seq)
+    return query.correlate(decisions).scalar_subquery()
+
+
+def belongs_by_task(told: FromClause) -> ColumnElement[bool]:
+    """Whether an outcome that names no decision has one all the same, by its task and attempt."""
+    decided = decisions.alias("decided")
+    # Asked in front, so that no look-up is made for the many that name one.
+    return and_(told.c.decision_id.is_(None), select(1).where(_is_of_attempt(told, decided)).correlate(told).exists())
+
+
+def is_replaced(last_seq: int) -> ColumnElement[bool]:
+    """Whether an outcome was corrected by one that was stored after it, up to `last_seq`."""
+    newer = outcomes.alias("newer")
+    is_newer = and_(newer.c.seq > outcomes.c.seq, newer.c.seq <= last_seq)
+    return select(1).where(newer.c.replaces == outcomes.c.outcome_id, is_newer).correlate(outcomes).exists()
+
+
+def _is_of_attempt(told: FromClause, decided: FromClause) -> ColumnElement[bool]:
+    """Whether an outcome that names no decision is of this decision's task and attempt.
+
+    A worker may number no attempts, so that two decisions share them: what corrects the other one's is not meant here.
+    """
+    corrected = outcomes.alias("corrected")
+    corrects_another = (
+        select(1)
+        .where(corrected.c.outcome_id == told.c.replaces, corrected.c.decision_id != decided.c.decision_id)
+        .correlate(told, decided)
+        .exists()
+    )
+    return and_(
+        told.c.decision_id.is_(None),
+        told.c.task_id == decided.c.task_id,
+        told.c.attempt == decided.c.attempt,
+        ~and_(told.c.replaces.is_not(None), corrects_another),
+    )
 
 
 def matured(
@@ -249,124 +286,6 @@ def performance(connection: Connection, since: datetime, until: datetime) -> lis
     return [Performance(*row) for row in connection.execute(query)]
 
 
-def week_rows(connection: Connection, start_at: datetime, end_at: datetime, last_seq: int) -> Iterator[dict[str, Any]]:
-    """One week's matured tasks, outcomes joined to decisions, in an order that is part of the snapshot's identity.
-
-    A decision belongs to the week of its deadline; an outcome without a decision to the week in which
-    it occurred. A decision without an outcome has `result=None`. Order: maturity, decision id, outcome id.
-
-    Parameters
-    ----------
-    connection : Connection
-    start_at, end_at : datetime
-        The week, `[start, end)`.
-    last_seq : int
-        Outcomes above it are left to a later snapshot.
-    """
-    joined = (
-        select(decisions, *_outcome_columns())
-        .select_from(decisions)
-        .outerjoin(outcomes, outcomes.c.seq == newest_outcome_seq(last_seq))
-        .where(decisions.c.deadline_at >= start_at, decisions.c.deadline_at < end_at)
-        .order_by(decisions.c.deadline_at, decisions.c.decision_id)
-    )
-    alone = (
-        select(outcomes)
-        .where(
-            outcomes.c.occurred_at >= start_at,
-            outcomes.c.occurred_at < end_at,
-            outcomes.c.seq <= last_seq,
-            ~_has_decision(),
-            ~_is_replaced(last_seq),
-        )
-        .order_by(outcomes.c.occurred_at, outcomes.c.outcome_id)
-    )
-    decided = (_decided_row(row) for row in connection.execute(joined))
-    orphans = (_orphan_row(row) for row in connection.execute(alone))
-    yield from sorted([*decided, *orphans], key=_order)
-
-
-def _order(row: dict[str, Any]) -> tuple[datetime, str, str]:
-    return row["matured_at"], row["decision_id"] or "", row["outcome_id"] or ""
-
-
-def _outcome_columns() -> list[ColumnElement[Any]]:
-    names = ("seq", "outcome_id", "result", "failure_reason", "execution_time_s", "occurred_at")
-    return [outcomes.c[name].label(f"o_{name}") for name in names] + [outcomes.c.features.label("o_features")]
-
-
-def _has_decision() -> ColumnElement[bool]:
-    return (
-        select(1)
-        .where(
-            or_(
-                decisions.c.decision_id == outcomes.c.decision_id,
-                and_(
-                    outcomes.c.decision_id.is_(None),
-                    decisions.c.task_id == outcomes.c.task_id,
-                    decisions.c.attempt == outcomes.c.attempt,
-                ),
-            )
-        )
-        .exists()
-    )
-
-
-def _is_replaced(last_seq: int) -> ColumnElement[bool]:
-    newer = outcomes.alias()
-    return (
-        select(1)
-        .where(newer.c.replaces == outcomes.c.outcome_id, newer.c.seq > outcomes.c.seq, newer.c.seq <= last_seq)
-        .exists()
-    )
-
-
-def _decided_row(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "task_id": row.task_id,
-        "attempt": row.attempt,
-        "seq": row.o_seq,
-        "outcome_id": row.o_outcome_id,
-        "decision_id": row.decision_id,
-        "domain": row.domain,
-        "matured_at": row.deadline_at,
-        "decided_at": row.decided_at,
-        "occurred_at": row.o_occurred_at,
-        "action": row.action,
-        "result": row.o_result,
-        "failure_reason": row.o_failure_reason,
-        "execution_time_s": row.o_execution_time_s,
-        "propensity": row.propensity,
-        "model_version": row.model_version,
-        "arm": row.arm,
-        "stratum": row.stratum,
-        "features": (row.o_features or {}) | row.features,
-    }
-
-
-def _orphan_row(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "task_id": row.task_id,
-        "attempt": row.attempt,
-        "seq": row.seq,
-        "outcome_id": row.outcome_id,
-        "decision_id": row.decision_id,
-        "domain": row.domain,
-        "matured_at": row.occurred_at,
-        "decided_at": None,
-        "occurred_at": row.occurred_at,
-        "action": row.action_attempted,
-        "result": row.result,
-        "failure_reason": row.failure_reason,
-        "execution_time_s": row.execution_time_s,
-        "propensity": row.propensity,
-        "model_version": row.model_version,
-        "arm": None,
-        "stratum": None,
-        "features": row.features,
-    }
-
-
 def first_instant(connection: Connection) -> datetime | None:
     """The earliest instant that anything is known of; None when nothing is."""
     found = [
@@ -388,10 +307,34 @@ def instants_since(connection: Connection, seq: int, last_seq: int) -> list[date
     return [_aware(value) for query in (own, corrected) for value in connection.execute(query).scalars()]
 
 
+def late_instants(connection: Connection) -> Iterator[datetime]:
+    """Which instants the decisions touch that reached the log after their deadline: their own and their outcomes'.
+
+    What such a decision changes may lie in a week that was taken without it: the decision itself where its task was
+    due, and its outcomes where they stood as tasks without a decision. An outcome that names it counts also if it is
+    of another task. One instant for each touch; few, since a log that lags by seconds makes none.
+    """
+    told = outcomes.alias("told")
+    is_late = decisions.c.received_at.is_not(None)
+    by_name = told.c.decision_id == decisions.c.decision_id
+    by_task = and_(
+        told.c.decision_id.is_(None),
+        told.c.task_id == decisions.c.task_id,
+        told.c.attempt == decisions.c.attempt,
+    )
+    queries = [select(decisions.c.deadline_at).where(is_late)]
+    queries += [select(told.c.occurred_at).where(is_late, belongs) for belongs in (by_name, by_task)]
+    for query in queries:
+        for part in connection.execute(query, execution_options={"yield_per": 10_000}).partitions():
+            yield from (_aware(at) for (at,) in part)
+
+
 def _matured_at(told: FromClause) -> ColumnElement[Any]:
     """When the task of an outcome matured: its decision's deadline, else when it occurred."""
     named, unnamed = decisions.alias(), decisions.alias()
-    by_id = select(named.c.deadline_at).where(named.c.decision_id == told.c.decision_id)
+    by_id = select(named.c.deadline_at).where(
+        named.c.decision_id == told.c.decision_id, named.c.task_id == told.c.task_id
+    )
     by_task = select(func.max(unnamed.c.deadline_at)).where(
         told.c.decision_id.is_(None),
         unnamed.c.task_id == told.c.task_id,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from retrain_assets.core.dataset import (
     WEEKDAYS,
+    ContentHash,
     WeekCalendar,
     arrow_schema,
     content_hash,
@@ -84,6 +85,8 @@ def test_weeks_of_a_dataset_by_strategy() -> None:
 
 SCHEMA = FeatureSchema((Feature("pa", FeatureType.NUMBER), Feature("site", FeatureType.CATEGORY)), ("a",))
 MOMENT = datetime(2026, 1, 5, 12, tzinfo=UTC)
+FROZEN = "f57b6be406854d1ba0490a70c92f65a29b8bde159dd22c1fd85de31faeb9ad80"
+FROZEN_EMPTY = "8f9e6b48fb6033dc5c07d7fca4c15625b5b27e619a9e17ded0791e2c2611d2b7"
 
 
 def _table(rows: int = 9) -> pa.Table:
@@ -105,6 +108,23 @@ def test_chunking_does_not_change_the_content_hash(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), table.num_rows]
     parts = [table.slice(start, end - start) for start, end in pairwise(places)]
     assert content_hash("2026-01-04", pa.concat_tables(parts)) == content_hash("2026-01-04", table)
+
+
+@given(st.lists(st.integers(0, 9), max_size=4))
+def test_a_hash_fed_batch_by_batch_is_the_hash_of_the_whole(cuts: list[int]) -> None:
+    """Empty batches too: a week that is streamed has the name that it had when it was held in memory."""
+    table = _table()
+    digest = ContentHash(table.schema)
+    for start, end in pairwise([0, *sorted(cuts), table.num_rows]):
+        digest.update(table.slice(start, end - start).combine_chunks())
+    assert digest.hexdigest("2026-01-04") == content_hash("2026-01-04", table)
+    assert digest.rows == table.num_rows
+
+
+def test_the_content_hash_is_what_it_has_been_since_the_first_snapshots() -> None:
+    """Snapshots lie under it: another value would lose them all. Both were computed before batches were known."""
+    assert content_hash("2026-01-04", _table()) == FROZEN
+    assert content_hash("2026-01-04", _table(0)) == FROZEN_EMPTY
 
 
 def test_bytes_under_a_null_do_not_change_the_content_hash() -> None:
@@ -151,10 +171,12 @@ def test_a_datasets_hash_is_the_schema_and_the_order_of_its_snapshots() -> None:
     assert len(set(hashes)) == 5
 
 
-def _rows(*rows: tuple[str | None, str | None, int, str]) -> pd.DataFrame:
+def _rows(*rows: tuple[str | None, str | None, int, str], **columns: list[object]) -> pd.DataFrame:
+    """Rows of one task by decision, outcome, minute and result; those that name a decision are decided."""
     frame = pd.DataFrame(rows, columns=["decision_id", "outcome_id", "minute", "result"])
     frame["matured_at"] = [MOMENT + timedelta(minutes=minute) for minute in frame["minute"]]
-    return frame.assign(task_id="t", attempt=1)
+    frame["decided_at"] = frame["matured_at"].where(frame["decision_id"].notna())
+    return frame.assign(**{"task_id": "t", "attempt": 1} | columns)
 
 
 def test_the_newest_row_of_each_outcome_is_kept_in_order_of_maturity() -> None:
@@ -167,6 +189,36 @@ def test_the_newest_row_of_each_outcome_is_kept_in_order_of_maturity() -> None:
         ("d1", "d-d1", 5, "came"),
     )
     assert newest_of_each(rows)["result"].tolist() == ["kept", "new", "came"]
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_a_decided_row_wins_over_the_same_outcome_without_its_decision(*, is_turned: bool) -> None:
+    """The decision reached the log late, and one of the two weeks was not taken again; known by id or by task."""
+    rows = _rows(
+        ("d1", "o1", 1, "not logged yet"),
+        ("d1", "o1", 5, "decided"),
+        (None, "o2", 2, "told alone"),
+        ("d2", "o2", 6, "decided too"),
+    )
+    rows.loc[0, "decided_at"] = pd.NaT
+    rows = rows.iloc[::-1].reset_index(drop=True) if is_turned else rows
+    assert newest_of_each(rows)["result"].tolist() == ["decided", "decided too"]
+
+
+def test_another_tasks_decision_does_not_take_a_row_with_it() -> None:
+    """Two tasks name one decision that is not logged: whose it is shows only when it comes."""
+    rows = _rows(("d1", "o1", 1, "theirs"), ("d1", "o2", 2, "mine"), task_id=["a", "b"])
+    rows["decided_at"] = pd.NaT
+    assert newest_of_each(rows)["result"].tolist() == ["theirs", "mine"]
+
+
+def test_a_correction_in_a_later_snapshot_replaces_the_row_of_an_older_one() -> None:
+    """It stands under the outcome that it corrects, also where that one named a decision that never came."""
+    rows = _rows(
+        (None, "o1", 1, "wrong"), ("gone", "o2", 2, "wrong"), (None, "o1", 8, "right"), (None, "o2", 9, "right")
+    )
+    rows["decided_at"] = pd.NaT
+    assert newest_of_each(rows)["result"].tolist() == ["right", "right"]
 
 
 def test_two_tries_of_one_task_are_two_rows() -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,12 @@ def weather(monkeypatch: pytest.MonkeyPatch) -> Weather:
     made, real = Weather(), decision_rows.insert
     made.gate.set()
 
-    def insert(connection: Connection, rows: Sequence[decision_rows.Row]) -> None:
+    def insert(connection: Connection, rows: Sequence[decision_rows.Row], now: datetime | None = None) -> None:
         assert made.gate.wait(20)
         if made.is_away.is_set():
             raise StoreUnavailable("the database cannot be used now")
         made.batches.append(len(rows))
-        real(connection, rows)
+        real(connection, rows, now)
 
     monkeypatch.setattr(decision_rows, "insert", insert)
     monkeypatch.setattr(decision_log, "FIRST_RETRY_S", 0.01)

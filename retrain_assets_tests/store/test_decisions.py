@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from retrain_assets.core.outcomes import Arm, DecisionRecord, Result
 from retrain_assets.settings import Config
-from retrain_assets.store import decisions
+from retrain_assets.store import decision_rows, decisions, tables
 from retrain_assets.store.collector import FeedbackCollector
 from retrain_assets.store.database import Database
 from retrain_assets.store.decisions import Cursor
@@ -171,95 +172,36 @@ def test_past_traffic_is_counted_from_its_first_task(database: Database) -> None
     assert nothing.tasks_per_hour == 0
 
 
-# ----------------------------------------------------------------------------------------------------- week rows
+def test_an_outcome_of_another_task_is_not_a_decisions_outcome(database: Database) -> None:
+    """A worker mixed up two ids: the decision waits for its own; the watch must not count a stranger's."""
+    _decide(database, _decision("d1", task_id="t"), _decision("d2", task_id="u"))
+    _tell(database, task_id="u", decision_id="d1", result="error")
+    _tell(database, task_id="u", decision_id="d2", result="success")
+    assert [(m.decision_id, m.result) for m in _matured(database, START + HOUR)] == [
+        ("d1", None),
+        ("d2", Result.SUCCESS),
+    ]
 
 
-def _week(database: Database, last_seq: int = 10**9) -> list[dict[str, Any]]:
-    with database.read() as connection:
-        return list(decisions.week_rows(connection, START, START + timedelta(days=7), last_seq))
+def test_another_action_than_decided_still_counts_for_the_arm_that_decided(database: Database) -> None:
+    """Intention to treat: who assigned the task answers for what came of it, whatever the worker then did."""
+    _decide(database, _decision("d1", assigned_arm="canary", arm="canary"))
+    _tell(database, task_id="task-d1", decision_id="d1", action_attempted="forum", result="error")
+    (found,) = _matured(database, START + HOUR)
+    assert (found.assigned_arm, found.action, found.result) == ("canary", "comment", Result.ERROR)
 
 
-def test_a_week_holds_the_tasks_that_matured_in_it(database: Database) -> None:
-    """Its first instant belongs to it, its last to the next; a task decided before it may mature in it."""
-    before, end = START - HOUR, START + timedelta(days=7) - HOUR
-    _decide(
-        database,
-        _decision("too early", before - timedelta(microseconds=1)),
-        _decision("first", before),
-        _decision("last", end - timedelta(microseconds=1)),
-        _decision("too late", end),
-    )
-    assert [row["decision_id"] for row in _week(database)] == ["first", "last"]
-
-
-def test_a_decision_without_an_outcome_is_a_row_without_a_result(database: Database) -> None:
-    """And keeps its features, action and propensity."""
-    _decide(database, _decision("d1"))
-    (row,) = _week(database)
-    assert (row["result"], row["outcome_id"], row["action"], row["propensity"]) == (None, None, "comment", 0.98)
-    assert row["features"] == {"pa": 40.0, "site_type": "blog"}
-
-
-def test_an_outcome_without_a_decision_is_a_row_of_the_week_in_which_it_occurred(database: Database) -> None:
-    """Imported history has no decisions."""
-    _tell(database, START + MINUTE, task_id="t", action_attempted="forum", pa=12, result="failed")
-    _tell(database, START - MINUTE, task_id="u")
-    (row,) = _week(database)
-    assert (row["task_id"], row["action"], row["result"], row["matured_at"]) == (
-        "t",
-        "forum",
-        "failure",
-        START + MINUTE,
-    )
-    assert (row["decision_id"], row["decided_at"], row["arm"]) == (None, None, None)
-    assert row["features"] == {"pa": 12.0}
-
-
-def test_an_outcome_whose_decision_was_never_logged_is_not_lost(database: Database) -> None:
-    """A dropped decision log costs the join, not the outcome."""
-    _tell(database, task_id="t", decision_id="gone")
-    assert [(row["task_id"], row["decision_id"]) for row in _week(database)] == [("t", "gone")]
-
-
-def test_three_attempts_of_one_task_are_three_rows(database: Database) -> None:
-    """With decisions or without, numbered or told apart by their instants alone."""
-    _decide(database, *(_decision(f"d{n}", START + n * MINUTE, task_id="t", attempt=n) for n in (1, 2, 3)))
-    for n in (1, 2, 3):
-        _tell(database, START + n * MINUTE, task_id="t", attempt=n, decision_id=f"d{n}", result="failed")
-        _tell(database, START + n * MINUTE, task_id="u", attempt=n)
-        _tell(database, START + n * MINUTE, task_id="v")
-    counts = [sum(row["task_id"] == task for row in _week(database)) for task in ("t", "u", "v")]
-    assert counts == [3, 3, 3]
-
-
-def test_a_correction_wins_with_a_decision_and_without(database: Database) -> None:
-    """The corrected row is not there any more."""
-    _decide(database, _decision("d1", task_id="t"))
+def test_a_correction_that_names_no_decision_is_still_its_decisions_newest_word(database: Database) -> None:
+    """By task and attempt; where two decisions share them it belongs to the one whose outcome it corrects."""
+    _decide(database, _decision("d1", task_id="t"), _decision("d2", START + MINUTE, task_id="t", rollout_id="r2"))
     first = _tell(database, task_id="t", decision_id="d1", result="success")
-    _tell(database, task_id="t", decision_id="d1", result="error", replaces=first)
-    first = _tell(database, task_id="u", result="success")
-    _tell(database, START + 20 * MINUTE, task_id="u", result="failed", replaces=first)
-    assert [(row["task_id"], row["result"]) for row in _week(database)] == [("u", "failure"), ("t", "error")]
+    _tell(database, task_id="t", decision_id="d2", result="success")
+    _tell(database, task_id="t", replaces=first, result="error")
+    results = [(m.decision_id, m.result) for m in _matured(database, START + 2 * HOUR)]
+    assert results == [("d1", Result.ERROR), ("d2", Result.SUCCESS)]
 
 
-def test_what_arrives_while_a_week_is_read_is_left_to_the_next_reading(database: Database) -> None:
-    """A correction above `last_seq` neither shows nor hides the word it corrects."""
-    _decide(database, _decision("d1", task_id="t"))
-    first = _tell(database, task_id="t", decision_id="d1", result="success")
-    other = _tell(database, task_id="u", result="success")
-    _tell(database, task_id="t", decision_id="d1", result="error", replaces=first)
-    _tell(database, START + 20 * MINUTE, task_id="u", result="error", replaces=other)
-    assert [row["result"] for row in _week(database, last_seq=2)] == ["success", "success"]
-    assert [row["result"] for row in _week(database)] == ["error", "error"]
-
-
-def test_rows_come_in_one_order_however_they_arrived(database: Database) -> None:
-    """By maturity, then decision, then outcome."""
-    _decide(database, _decision("d2"), _decision("d1"), _decision("d0", START + MINUTE))
-    for name in ("o3", "o1", "o2"):
-        _tell(database, START + HOUR, task_id="t", outcome_id=name, attempt=int(name[1]))
-    named = [row["decision_id"] or row["outcome_id"] for row in _week(database)]
-    assert named == ["o1", "o2", "o3", "d1", "d2", "d0"]
+# ---------------------------------------------------------------------------------------------------- what is touched
 
 
 def test_which_instants_new_rows_touch(database: Database) -> None:
@@ -273,6 +215,56 @@ def test_which_instants_new_rows_touch(database: Database) -> None:
         assert sorted(decisions.instants_since(connection, 0, 3)) == [START + MINUTE, START + HOUR, START + 2 * HOUR]
         assert sorted(decisions.instants_since(connection, 3, 4)) == [START + MINUTE, START + timedelta(days=3)]
         assert decisions.instants_since(connection, 4, 9) == []
+
+
+def test_an_outcome_that_names_another_tasks_decision_touches_its_own_week(database: Database) -> None:
+    """There it stands as a task without a decision."""
+    _decide(database, _decision("d1", START + 9 * HOUR, task_id="t"))
+    _tell(database, START + MINUTE, task_id="u", decision_id="d1")
+    with database.read() as connection:
+        assert decisions.instants_since(connection, 0, 9) == [START + MINUTE]
+
+
+def test_which_instants_late_decisions_touch(database: Database) -> None:
+    """Their own deadline, and where their outcomes stood alone; decisions on time touch nothing."""
+    _tell(database, START + MINUTE, task_id="t", decision_id="d1")
+    _tell(database, START + 2 * MINUTE, task_id="u")
+    _tell(database, START + 3 * MINUTE, task_id="w", decision_id="d1", outcome_id="mixed up")
+    records = [_decision("d1", task_id="t"), _decision("d2", START + HOUR, task_id="u"), _decision("d3", START + HOUR)]
+    rows = [decision_rows.encode(record, record.features, record.stratum) for record in records]
+    with database.write() as connection:
+        decision_rows.insert(connection, rows[:2], START + 2 * HOUR + timedelta(microseconds=1))
+        decision_rows.insert(connection, rows[2:], START + 2 * HOUR)
+    with database.read() as connection:
+        touched = sorted(decisions.late_instants(connection))
+    minutes = [START + n * MINUTE for n in (1, 2, 3)]
+    assert touched == [*minutes, START + HOUR, START + 2 * HOUR]
+
+
+def test_late_decisions_are_told_from_the_others_by_when_they_arrived(database: Database) -> None:
+    """In groups and alone, stored once; without a clock nothing is late."""
+    records = [_decision(f"d{n:03}", START - HOUR + n * MINUTE) for n in range(2 * decision_rows.GROUP + 3)]
+    rows = [decision_rows.encode(record, record.features, record.stratum) for record in records]
+    now = START + 40 * MINUTE
+    with database.write() as connection:
+        decision_rows.insert(connection, rows[:5])
+        decision_rows.insert(connection, rows, now)
+        decision_rows.insert(connection, rows, now + HOUR)
+    with database.read() as connection:
+        received = connection.execute(select(tables.decisions.c.received_at).order_by("decision_id")).scalars().all()
+    assert received == [None] * 5 + [now] * 35 + [None] * 27
+
+
+def test_a_late_decision_does_not_wait_for_the_databases_migration(database: Database) -> None:
+    """A newer worker writes to a database of the first schema: only the instant of arrival is lost."""
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_decisions_late")
+        connection.exec_driver_sql("ALTER TABLE decisions DROP COLUMN received_at")
+        record = _decision("d1")
+        row = decision_rows.encode(record, record.features, record.stratum)
+        decision_rows.insert(connection, [row], START + 2 * HOUR)
+    with database.read() as connection:
+        assert connection.execute(select(tables.decisions.c.decision_id)).scalars().all() == ["d1"]
 
 
 def test_the_first_instant_is_the_earliest_of_both_tables(database: Database) -> None:
