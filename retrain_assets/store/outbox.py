@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from retrain_assets.core.deployment import Event
 from retrain_assets.store.tables import notification_outbox
@@ -30,6 +30,15 @@ class Pending:
     payload: dict[str, Any]
     created_at: datetime
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What still waits: how many messages, how often the worst of them failed, and an error of the last tries."""
+
+    waiting: int
+    attempts: int
+    last_error: str | None
 
 
 def put(connection: Connection, event: Event) -> None:
@@ -83,6 +92,14 @@ def told(connection: Connection) -> list[str]:
             select(table.c.event).where(table.c.delivered_at.is_not(None)).order_by(table.c.id)
         ).scalars()
     )
+
+
+def backlog(connection: Connection) -> Backlog:
+    """What was not delivered yet."""
+    table = notification_outbox
+    query = select(func.count(), func.max(table.c.attempts), func.max(table.c.last_error))
+    waiting, attempts, error = connection.execute(query.where(table.c.delivered_at.is_(None))).one()
+    return Backlog(waiting, attempts or 0, error)
 
 
 def _update(connection: Connection, message: Pending, **values: Any) -> None:  # noqa: ANN401  (columns)

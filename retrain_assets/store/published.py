@@ -25,9 +25,18 @@ def publish(connection: Connection, config: Config, now: datetime) -> bool:
 
 
 def active(connection: Connection) -> Config | None:
-    """The settings published last; None when none were."""
+    """The settings published last; None when none were.
+
+    Keys that this version does not know are passed over: a platform that was upgraded before its workers publishes
+    settings of its own, and a worker must go on. A value that is wrong is wrong for every version.
+
+    Raises
+    ------
+    ConfigError
+        A known key has a value that this version cannot use.
+    """
     data = connection.execute(select(settings.c.config).order_by(settings.c.id.desc()).limit(1)).scalar()
-    return None if data is None else read_config(data, "the published settings")
+    return None if data is None else read_config(data, "the published settings", unknown="ignore")
 
 
 def outcome_rules(config: Config | None) -> OutcomeRules:
