@@ -4,6 +4,8 @@ PYTHON ?= python3
 CONFIG ?= $(if $(RETRAIN_CONFIG),$(RETRAIN_CONFIG),config/retrain.yaml)
 PORT ?= 3000
 ARGS ?=
+# Processes that run tests. More than two would disturb the few tests that start servers and daemons.
+WORKERS ?= 2
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -50,7 +52,7 @@ demo: $(READY) ## run the demonstration: 16 weeks of real flights, retrained, ca
 	@$(BIN)/retrain demo $(ARGS)
 
 test: $(READY) ## run every test (ARGS="-m 'not slow'" for the quick ones)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 check: $(READY) ## lint, formatting, types and import layers: what CI runs before the tests
 	@$(BIN)/ruff check .

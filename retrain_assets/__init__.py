@@ -23,16 +23,18 @@ if TYPE_CHECKING:
         StoreUnavailable,
         TransitionRefused,
     )
+    from retrain_assets.operations.extraction import extract_page_features
     from retrain_assets.operations.registry import ModelRegistry
     from retrain_assets.serving.engine import DecisionEngine
     from retrain_assets.store.collector import FeedbackCollector
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "DecisionEngine": "retrain_assets.serving.engine",
     "FeedbackCollector": "retrain_assets.store.collector",
     "ModelRegistry": "retrain_assets.operations.registry",
+    "extract_page_features": "retrain_assets.operations.extraction",
     **dict.fromkeys(
         (
             "ArtefactRefused",
@@ -61,6 +63,7 @@ __all__ = [
     "StoreUnavailable",
     "TransitionRefused",
     "__version__",
+    "extract_page_features",
 ]
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import codecs
 import difflib
 import hashlib
+import ipaddress
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +26,7 @@ import yaml
 from msgspec import Meta, Struct, field
 
 from retrain_assets.core.features import Feature, FeatureSchema, FeatureType
+from retrain_assets.core.model_settings import estimator_problems, param_problems, space_problems
 from retrain_assets.core.outcomes import FIXED_FIELDS
 from retrain_assets.errors import ConfigError
 
@@ -35,6 +38,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
 
 T = TypeVar("T", bound=Struct)
+
+logger = logging.getLogger(__name__)
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
@@ -105,14 +110,32 @@ class RetrainSettings(_Block, frozen=True):
     validation_threshold: Annotated[float, Meta(ge=0)] = 0.80
 
 
+class SearchSettings(_Block, frozen=True):
+    """Whether and where an estimator's parameters are searched, on the validation part."""
+
+    trials: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    space: dict[Text, Any] = field(default_factory=dict)
+    jobs: Annotated[int, Meta(ge=1, le=1024)] = 1
+
+
 class ModelSettings(_Block, frozen=True):
     """How a model is trained."""
 
-    estimator: Literal["hist_gradient_boosting", "logistic_regression"] = "hist_gradient_boosting"
+    estimator: Text = "hist_gradient_boosting"
     params: dict[str, Any] = field(default_factory=dict)
     mode: Literal["full", "incremental"] = "full"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+
+class ReportSettings(_Block, frozen=True):
+    """What the validation report asks of a candidate's data; null reports and does not refuse."""
+
+    leakage_auc: Annotated[float, Meta(gt=0.5, le=1)] | None = 0.98
+    max_psi: Positive | None = None
+    max_label_shift: Annotated[float, Meta(gt=0, le=1)] | None = None
+    max_staleness_weeks: Positive | None = None
 
 
 class CanaryThresholds(_Block, frozen=True):
@@ -196,6 +219,32 @@ class ImportSettings(_Block, frozen=True):
     timezone: str | None = None
     encoding: str | None = None
     delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
+    decimal: Literal[".", ","] = "."
+
+
+class PageSettings(_Block, frozen=True):
+    """Whether and how politely pages are fetched for the features that they tell."""
+
+    enabled: bool = False
+    max_pages: Annotated[int, Meta(ge=1, le=100_000)] = 500
+    max_seconds: Positive = 600.0
+    timeout_seconds: Positive = 10.0
+    max_bytes: Annotated[int, Meta(ge=1_000, le=32 * 2**20)] = 1_000_000
+    max_redirects: Annotated[int, Meta(ge=0, le=20)] = 5
+    host_delay_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    threads: Annotated[int, Meta(ge=1, le=32)] = 4
+    contact: Annotated[str, Meta(pattern=r"^[!-~]{3,200}$")] | None = None
+    allow_networks: list[Text] = field(default_factory=list)
+
+
+class ExtractionSettings(_Block, frozen=True):
+    """How features that a row lacks are filled."""
+
+    url_column: Name = "url"
+    functions: list[Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]{0,150}:[A-Za-z_]\w{0,100}$")]] = field(
+        default_factory=list
+    )
+    pages: PageSettings = field(default_factory=PageSettings)
 
 
 class NotificationSettings(_Block, frozen=True):
@@ -205,17 +254,19 @@ class NotificationSettings(_Block, frozen=True):
 
 
 class Config(_Block, frozen=True):
-    """The configuration file: ten blocks, each with its defaults."""
+    """The configuration file: one field for each block, each with its defaults."""
 
     problem: ProblemSettings = field(default_factory=ProblemSettings)
     retrain: RetrainSettings = field(default_factory=RetrainSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     canary: CanarySettings = field(default_factory=CanarySettings)
     rollback: RollbackSettings = field(default_factory=RollbackSettings)
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     imports: ImportSettings = field(default_factory=ImportSettings)
+    extraction: ExtractionSettings = field(default_factory=ExtractionSettings)
     notifications: NotificationSettings = field(default_factory=NotificationSettings)
 
     @property
@@ -371,8 +422,22 @@ def dagster_folder(*, fallback: Path | None = None, environ: Mapping[str, str] |
     return base / ".retrain" / "dagster"
 
 
-def read_config(data: Any, source: str = "configuration") -> Config:  # noqa: ANN401  (whatever YAML holds)
+def read_config(
+    data: Any,  # noqa: ANN401  (whatever YAML holds)
+    source: str = "configuration",
+    *,
+    unknown: Literal["error", "ignore"] = "error",
+) -> Config:
     """Turn parsed YAML or JSON into a `Config`.
+
+    Parameters
+    ----------
+    data : any
+        What the file holds; None gives every default.
+    source : str
+        Named in the error.
+    unknown : "error" or "ignore"
+        What an unknown key is: a mistake of a person, or something that a newer version published.
 
     Raises
     ------
@@ -384,12 +449,30 @@ def read_config(data: Any, source: str = "configuration") -> Config:  # noqa: AN
     if not isinstance(data, Mapping):
         raise ConfigError([f"must be a mapping of blocks, not {type(data).__name__}"], source)
     problems: list[str] = []
-    config = _read_block(Config, _own_problem(_unflatten(data)), "", problems)
+    own = _own_problem(_unflatten(data))
+    config = _read_block(Config, own if unknown == "error" else _known(Config, own, ""), "", problems)
     if config is not None and not problems:
         problems.extend(_contradictions(config))
+        # What a newer version published may name parameters that this one does not know.
+        problems.extend(_model_problems(config.model) if unknown == "error" else [])
     if config is None or problems:
         raise ConfigError(problems, source)
     return config
+
+
+def _known(hint: Any, data: Any, path: str) -> Any:  # noqa: ANN401  (a type, and whatever was published)
+    """Drop the keys that a block does not have, also in blocks inside it; values are left as they are."""
+    if not isinstance(data, Mapping):
+        return data
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        hints = get_type_hints(hint)
+        for key in [key for key in data if key not in hints]:
+            logger.debug("%s is not known to this version and is ignored", f"{path}{key}")
+        return {key: _known(hints[key], value, f"{path}{key}.") for key, value in data.items() if key in hints}
+    arguments = get_args(hint)
+    if get_origin(hint) is dict and isinstance(arguments[1], type) and issubclass(arguments[1], Struct):
+        return {key: _known(arguments[1], value, f"{path}{key}.") for key, value in data.items()}
+    return data
 
 
 def _unflatten(data: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -488,6 +571,11 @@ def _contradictions(config: Config) -> list[str]:
         found.append(f"imports.timezone: {zone!r} is not a known time zone; use a name such as Europe/Berlin")
     if config.imports.encoding is not None and not _is_encoding(config.imports.encoding):
         found.append(f"imports.encoding: {config.imports.encoding!r} is not a known encoding; use a name such as utf-8")
+    found.extend(
+        f"extraction.pages.allow_networks: {text!r} is no network; write one such as 10.1.0.0/16"
+        for text in config.extraction.pages.allow_networks
+        if not _is_network(text)
+    )
     if canary.percentage > canary.max_percentage:
         found.append(f"canary.percentage: {canary.percentage} is above canary.max_percentage {canary.max_percentage}")
     if list(canary.ramp) != sorted(set(canary.ramp)):
@@ -499,10 +587,28 @@ def _contradictions(config: Config) -> list[str]:
     return found
 
 
+def _model_problems(model: ModelSettings) -> list[str]:
+    """What is wrong with the estimator and its parameters; a user's own estimator is not imported for it."""
+    search = model.search
+    return [
+        *estimator_problems(model.estimator),
+        *param_problems(model.estimator, model.params),
+        *space_problems(model.estimator, search.space, search.trials),
+    ]
+
+
 def _is_timezone(name: str) -> bool:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""Commands that feed and run the loop: import, run, backfill, demo.
+"""Commands that run the loop: run, backfill, demo.
 
-Holds their options and progress; does not hold the import (`operations/imports.py`), the weekly run
-(`defs/run.py`) or the demonstration (`demo/`). All but the import of CSV and JSON Lines need the extra `platform`.
+Holds their options and progress; does not hold the weekly run (`defs/run.py`) or the demonstration (`demo/`). They
+need the extra `platform`.
 """
 
 from __future__ import annotations
@@ -17,88 +17,14 @@ from retrain_assets.cli import output
 from retrain_assets.cli.application import REFUSED, ConfigOption, JsonOption, app, existing, opened, problem, user
 from retrain_assets.core.dataset import Week
 from retrain_assets.errors import UsageError
-from retrain_assets.operations import status
-from retrain_assets.operations.imports import Imported, import_file
+from retrain_assets.operations import estimators, extraction, status
 from retrain_assets.operations.platform import Platform
 from retrain_assets.settings import Settings
 
 if TYPE_CHECKING:
     from retrain_assets.defs.run import WeekResult
 
-SHOWN_REASONS = 10
 FAILED = "failed"
-
-
-@app.command("import", rich_help_panel="Run")
-def import_outcomes(
-    *,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Outcomes as .csv, .tsv, .jsonl, .ndjson or .parquet.")],
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="THEIRS=OURS", show_default=False,
-            help="Read the column THEIRS as the field or feature OURS; may be given again. "
-            "Other spellings of an action belong into problem.action_aliases.",
-        ),
-    ] = None,
-    timezone: Annotated[
-        str | None,
-        typer.Option(
-            "--timezone", metavar="NAME", show_default=False,
-            help="What timestamps without an offset mean, such as Europe/Berlin; they are refused otherwise.",
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source", metavar="NAME", show_default=False,
-            help="Under which name refused rows are kept (default: the file's name).",
-        ),
-    ] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Bring in outcomes from a file; importing it again stores nothing twice."""
-    settings = problem(config)
-    renames = _renames(mapping or [])
-    if not file.is_file():
-        raise UsageError(f"{file} does not exist; name a .csv, .jsonl or .parquet file of outcomes")
-    with output.work(f"Importing {file.name}", 1.0) as work:
-        found = import_file(
-            opened(settings),
-            file,
-            renames=renames,
-            timezone=timezone,
-            source=source,
-            progress=lambda rows, share: work.at(share, f"Importing {file.name}: {rows:,} rows"),
-        )
-    output.show(found.to_dict(), as_json, lambda: _tell_import(found))
-    if not found.is_readable:
-        output.complain("no row could be read as an outcome" if found.rows else f"{file.name} has no rows")
-        raise typer.Exit(REFUSED)
-
-
-def _renames(mapping: Sequence[str]) -> dict[str, str]:
-    renames: dict[str, str] = {}
-    for pair in mapping:
-        theirs, equals, ours = (part.strip() for part in pair.partition("="))
-        if not (theirs and equals and ours):
-            raise UsageError(f"--map {pair!r} is not THEIRS=OURS, such as --map worker_action=action_attempted")
-        if renames.setdefault(theirs, ours) != ours:
-            raise UsageError(f"--map names {theirs!r} twice, as {renames[theirs]!r} and as {ours!r}")
-    return renames
-
-
-def _tell_import(found: Imported) -> None:
-    output.say(f"{found.accepted:,} new outcomes, {found.duplicate:,} known ones, {found.quarantined:,} refused.")
-    for theirs, ours in found.renamed.items():
-        output.say(f"Column {theirs!r} was read as {ours}.")
-    if found.reasons:
-        output.say("Refused rows are kept with their reason:")
-        rows = [(count, reason, found.examples[reason]) for reason, count in found.reasons.most_common(SHOWN_REASONS)]
-        output.table(("rows", "why", "first"), rows)
-        if len(found.reasons) > SHOWN_REASONS:
-            output.say(f"... and {len(found.reasons) - SHOWN_REASONS} more reasons; --json has all of them.")
 
 
 @app.command(rich_help_panel="Run")
@@ -122,6 +48,8 @@ def run(
         found = status.outlook(platform, _week(platform, week))
         output.show(found.to_dict(), as_json, lambda: output.say(f"Week {found.week}: {found.reason}."))
         return
+    estimators.check(settings.config.model)
+    extraction.check(settings.config)
     platform = opened(settings)
     chosen = _week(platform, week)
     with _recorded(settings, f"Week {chosen.key}: collecting, training, validating", None) as (work, runner):
@@ -143,6 +71,8 @@ def backfill(
     from retrain_assets.defs.run import weeks_between
 
     settings = problem(config)
+    estimators.check(settings.config.model)
+    extraction.check(settings.config)
     platform = opened(settings)
     weeks = weeks_between(platform, first, last)
     results = []

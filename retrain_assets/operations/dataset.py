@@ -19,7 +19,7 @@ from retrain_assets.core.dataset import Dataset, Snapshot, Week, merge_weeks
 from retrain_assets.core.deployment import EventKind, Status
 from retrain_assets.core.features import FeatureSchema
 from retrain_assets.errors import TrainingImpossible, UsageError
-from retrain_assets.operations import deploy
+from retrain_assets.operations import csv_outcomes, deploy, extraction
 from retrain_assets.operations.platform import Platform
 from retrain_assets.operations.runs import Held, Run, is_old, skip
 from retrain_assets.store import datasets, decisions, outcomes, registry
@@ -46,7 +46,10 @@ def collect(platform: Platform, week: Week) -> Snapshot:
     now = platform.now()
     if week.end_at > now:
         raise UsageError(f"the week of {week.key} ends at {week.end_at.isoformat()}; it can be taken after that")
-    return datasets.take_snapshot(platform.database, platform.problem_home, week, platform.config.schema, now)
+    csv_outcomes.absorb(platform)
+    filling = extraction.for_week(platform, week)  # pages are fetched here, while no transaction is open
+    schema = platform.config.schema
+    return datasets.take_snapshot(platform.database, platform.problem_home, week, schema, now, extraction=filling)
 
 
 def merge(platform: Platform, week: Week) -> tuple[Dataset, list[str]]:
@@ -58,17 +61,21 @@ def merge(platform: Platform, week: Week) -> tuple[Dataset, list[str]]:
     list of str
         Keys of the weeks that were taken now.
     """
+    csv_outcomes.absorb(platform)
     retrain, schema = platform.config.retrain, platform.config.schema
     with platform.database.read() as connection:
         first = decisions.first_instant(connection)
     begin = platform.calendar.containing(first) if first is not None else week
+    filling = extraction.of(platform).fingerprint
     weeks = merge_weeks(platform.calendar.between(min(begin, week), week), retrain.merge_strategy, retrain.window_weeks)
     with platform.database.write() as connection:
         last_seq = outcomes.highest_seq(connection)
     with platform.database.read() as connection:
-        known = datasets.newest_snapshots(connection, schema.fingerprint)
+        known = datasets.newest_snapshots(connection, schema.fingerprint, filling)
         is_refreshing = retrain.late_rows == "refresh"
-        due = datasets.weeks_to_take(connection, platform.calendar, weeks, known, last_seq, refresh_late=is_refreshing)
+        due = datasets.weeks_to_take(
+            connection, platform.calendar, weeks, known, last_seq, refresh_late=is_refreshing, extraction=filling
+        )
     for late in due:
         known[late.key] = collect(platform, late)
     parts = [known[part.key] for part in weeks]
@@ -82,7 +89,7 @@ def merge(platform: Platform, week: Week) -> tuple[Dataset, list[str]]:
 def newer_snapshots(platform: Platform, dataset: Dataset) -> list[str]:
     """Weeks of a dataset that have a newer snapshot than the one it uses."""
     with platform.database.read() as connection:
-        newest = datasets.newest_snapshots(connection, dataset.schema_version)
+        newest = datasets.newest_snapshots(connection, dataset.schema_version, extraction.of(platform).fingerprint)
     return [part.week for part in dataset.snapshots if newest[part.week].content_hash != part.content_hash]
 
 

@@ -10,22 +10,23 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
-
-from retrain_assets.errors import NothingToRollBackTo, RetrainError
-from retrain_assets.operations import deploy
+from retrain_assets.core.model_settings import is_import_path
+from retrain_assets.errors import ConfigError, NothingToRollBackTo, RetrainError
+from retrain_assets.operations import csv_outcomes, deploy, estimators, extraction, quarantine
 from retrain_assets.operations.platform import Platform, open_platform
 from retrain_assets.settings import Settings
-from retrain_assets.store import published, registry, schema
+from retrain_assets.store import outbox, published, registry, schema
 from retrain_assets.store.database import Database
-from retrain_assets.store.tables import notification_outbox
 
 LEAST_FREE_BYTES = 500 * 2**20
 """Less free space than this is a fault: a training writes artefacts, snapshots and history."""
+UNREAD_AFTER = timedelta(minutes=10)
+"""Outcomes of the csv store that wait longer point to a watch that does not run, or to a row without an end."""
 LATE_AFTER_ATTEMPTS = 3
 """A message that failed this often points to a dead channel."""
 
@@ -73,6 +74,8 @@ def examine(
         Checks that cannot be made because an earlier one failed are left out.
     """
     checks = [Check("config", ok=True, detail=f"{settings.config_path} is valid"), _home(settings), _space(settings)]
+    checks.append(_guarded("model", partial(_model, settings)))
+    checks.append(_guarded("extraction", partial(_extraction, settings)))
     fault = _fix(settings) if is_fixing else None
     checks.append(_database(settings, fault))
     if checks[-1].ok:
@@ -84,6 +87,8 @@ def examine(
                 "production": _production,
                 "rollback_target": _rollback_target,
                 "notifications": _notifications,
+                "quarantine": _quarantine,
+                "outcomes": _outcomes,
             }
             checks += [_guarded(name, partial(look, platform)) for name, look in later.items()]
     return [*checks, *(look(settings) for look in also)]
@@ -104,6 +109,31 @@ def _fix(settings: Settings) -> str | None:
     except Exception as error:  # noqa: BLE001  (see `_guarded`)
         return _line(error)
     return None
+
+
+def _model(settings: Settings) -> Check:
+    """Whether a user's own estimator is there and takes its parameters; a worker does without it."""
+    name = settings.config.model.estimator
+    if not is_import_path(name):
+        return Check("model", ok=True, detail=f"{name} comes with the platform")
+    try:
+        estimators.check(settings.config.model)
+    except ConfigError as error:
+        mend = "correct the block `model`, or install what it names; a machine of workers alone does without"
+        return Check("model", ok=False, detail="; ".join(error.problems), mend=mend)
+    return Check("model", ok=True, detail=f"{name} can be imported and takes its parameters")
+
+
+def _extraction(settings: Settings) -> Check:
+    """Whether the functions that fill features are there, and what fetches pages if they are asked for."""
+    try:
+        extraction.check(settings.config)
+    except ConfigError as error:
+        mend = "correct the block `extraction`, or install what it names"
+        return Check("extraction", ok=False, detail="; ".join(error.problems), mend=mend)
+    count = len(settings.config.extraction.functions)
+    pages = "fetched" if settings.config.extraction.pages.enabled else "not asked for"
+    return Check("extraction", ok=True, detail=f"{count} functions of your own; pages are {pages}")
 
 
 def _home(settings: Settings) -> Check:
@@ -206,17 +236,46 @@ def _rollback_target(platform: Platform) -> Check:
 
 
 def _notifications(platform: Platform) -> Check:
-    table = notification_outbox
-    query = select(func.count(), func.max(table.c.attempts), func.max(table.c.last_error))
     with platform.database.read() as connection:
-        waiting, attempts, error = connection.execute(query.where(table.c.delivered_at.is_(None))).one()
-    if not waiting:
+        backlog = outbox.backlog(connection)
+    if not backlog.waiting:
         return Check("notifications", ok=True, detail="nothing waits to be delivered")
-    detail = f"{waiting} wait to be delivered" + (f"; the last error was: {error}" if error else "")
-    if attempts >= LATE_AFTER_ATTEMPTS:
+    error = backlog.last_error
+    detail = f"{backlog.waiting} wait to be delivered" + (f"; the last error was: {error}" if error else "")
+    if backlog.attempts >= LATE_AFTER_ATTEMPTS:
         mend = "`retrain notify test` shows which channel fails; correct notifications.urls"
         return Check("notifications", ok=False, detail=detail, mend=mend)
     return Check("notifications", ok=True, detail=f"{detail}; `retrain guard` or Dagster's daemon sends them")
+
+
+def _quarantine(platform: Platform) -> Check:
+    """A warning only: what workers send may be at fault, and nothing of it is lost."""
+    with platform.database.read() as connection:
+        found = quarantine.recent(connection, platform.now())
+    told = "no outcome of the last days waits refused" if found is None else f"warning: {found.in_words()}"
+    return Check("quarantine", ok=True, detail=told)
+
+
+def _outcomes(platform: Platform) -> Check:
+    """Whether the file of the csv store is read; also one that was left behind by a change to the database."""
+    is_csv = platform.config.storage.outcomes == "csv"
+    if not is_csv and not platform.settings.csv_file.exists():
+        return Check("outcomes", ok=True, detail="workers write to the database")
+    found = csv_outcomes.standing(platform)
+    if not is_csv:
+        left = found.was_read and found.unread > 0
+        mend = f"`retrain import {found.path}`, then move the file away" if left else None
+        told = f"; {found.unread:,} bytes of {found.path} were never read" if left else ""
+        return Check("outcomes", ok=not left, detail=f"workers write to the database{told}", mend=mend)
+    if not found.is_there and found.was_read:
+        mend = "put it back, or an empty file in its place to begin anew; until then the watch and every run stop"
+        return Check("outcomes", ok=False, detail=found.in_words(), mend=mend)
+    since = found.unread_since
+    if since is not None and platform.now() - since > UNREAD_AFTER:
+        mend = "start `retrain guard` or Dagster's daemon; where it runs, its messages say why it cannot read them"
+        told = f"{found.in_words()}; the last since {since:%Y-%m-%d %H:%M} UTC"
+        return Check("outcomes", ok=False, detail=told, mend=mend)
+    return Check("outcomes", ok=True, detail=found.in_words())
 
 
 def _line(error: BaseException) -> str:

@@ -1,12 +1,12 @@
-"""Outcomes from files: columns under their right names, batches, counts and reasons.
+"""Outcomes from files and other databases: batches, counts, and going on after a stop.
 
-Holds the import of a file of outcomes; does not hold how files are read (`operations/row_files.py`) or what
-makes an outcome right (`core/outcomes.py`). The same file imported twice, or again after a stop half-way,
-stores nothing twice.
+Holds the import of a source; does not hold how sources are read (`operations/row_files.py`, `operations/csv_rows.py`,
+`operations/row_tables.py`), what their columns and cells mean (`core/columns.py`, `core/rows.py`) or what makes an
+outcome right (`core/outcomes.py`).
 
-**Names.** A column called like an outcome's field or a feature is that. `renames` says otherwise, as
-`{theirs: ours}`; the spellings in `SYNONYMS` are recognised where their field is not there under its own
-name. Values are not renamed here: other spellings of an action belong to `problem.action_aliases`.
+The same source imported twice stores nothing twice. An import that was stopped goes on where it stood, because its
+position is stored with each batch, in the batch's own transaction; its counts are those of the whole import. An
+import that came to its end starts at the beginning again, and counts everything as known.
 
 **Instants.** A file's rows are history, so a row needs a timestamp (or the decision or outcome id that makes it
 one with a known task); one without an offset is refused unless `timezone` says what it means.
@@ -14,91 +14,46 @@ one with a known task); one without an offset is refused unless `timezone` says 
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections import Counter
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from retrain_assets.core.outcomes import FIXED_FIELDS, is_absent
+from sqlalchemy import Connection
+
+from retrain_assets.core.outcomes import OutcomeRules, Receipt, is_absent, read_values
+from retrain_assets.core.rows import RowReader
 from retrain_assets.errors import RetrainError, SchemaError, StoreUnavailable, UsageError
+from retrain_assets.operations.import_options import (
+    ImportOptions,
+    check_columns,
+    column_names,
+    completed,
+    row_reader,
+    with_actions,
+)
+from retrain_assets.operations.import_result import Imported
 from retrain_assets.operations.platform import Platform
-from retrain_assets.operations.row_files import FileRow, RowFile, open_rows
-from retrain_assets.store import outcomes, published, quarantine
+from retrain_assets.operations.row_files import FileRow, Rows, open_rows, own_delimiter
+from retrain_assets.operations.row_tables import TableRows, is_url
+from retrain_assets.settings import Config
+from retrain_assets.store import import_progress, outcomes, published, quarantine
+
+__all__ = ["ImportOptions", "Imported", "conflict_of", "import_file", "import_source", "open_source"]
 
 BATCH_ROWS = 1_000
 """Rows of one transaction."""
 
-SYNONYMS = {
-    "action": "action_attempted",
-    "task_type": "action_attempted",
-    "success": "result",
-    "outcome": "result",
-    "created_at": "timestamp",
-    "completed_at": "timestamp",
-    "datetime": "timestamp",
-    "execution_time_seconds": "execution_time",
-    "duration_s": "execution_time",
-}
-"""Columns that are read as a field where the field's own name is not among the columns."""
-
-REQUIRED = ("task_id", "action_attempted", "result")
-INSTANTS = ("timestamp", "occurred_at")
-NO_INSTANT = SchemaError("timestamp", "is missing; a file's rows are history and need one")
+_HEAD_BYTES = 1 << 16
+_DIGEST = "digest"
 
 Progress = Callable[[int, float], None]
-"""Told after each batch: rows read so far, and the share of the file."""
-
-# The value that begins most messages, so that a million rows with the same fault are one reason.
-_VALUE = re.compile(r"""^(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|datetime\.\w+\(.*?\)|\S+) (?=(?:is|has|lies) )""")
-
-
-@dataclass(slots=True)
-class Imported:
-    """What became of a file's rows.
-
-    Attributes
-    ----------
-    rows, accepted, duplicate, quarantined : int
-    reasons : Counter
-        `field: reason`, without the value, to the number of rows.
-    examples : dict
-        The first row of each reason: `line 7: ` and the reason with its value.
-    renamed : dict
-        Columns that were read under another name than their own.
-    """
-
-    rows: int = 0
-    accepted: int = 0
-    duplicate: int = 0
-    quarantined: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    renamed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether at least one row was an outcome, new or known."""
-        return self.accepted + self.duplicate > 0
-
-    def refuse(self, row: FileRow, name: str | None, reason: str | None) -> None:
-        """Count a row that went into quarantine."""
-        general = f"{name}: {general_reason(reason or '')}"
-        self.quarantined += 1
-        self.reasons[general] += 1
-        self.examples.setdefault(general, f"line {row.number}: {reason}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-able; reasons from the commonest on."""
-        counts = {name: getattr(self, name) for name in ("rows", "accepted", "duplicate", "quarantined")}
-        told = {"reasons": dict(self.reasons.most_common()), "examples": dict(self.examples)}
-        return counts | told | {"renamed": dict(self.renamed)}
+"""Told after each batch: rows read so far, and the share of the source."""
 
 
 def import_file(
@@ -110,121 +65,190 @@ def import_file(
     source: str | None = None,
     progress: Progress | None = None,
 ) -> Imported:
-    """Store a file's rows as outcomes, `BATCH_ROWS` in a transaction.
+    """`import_source` for a file, with the commonest options by name."""
+    options = ImportOptions(renames=renames, timezone=timezone)
+    return import_source(platform, path, options, source=source, progress=progress)
+
+
+def import_source(
+    platform: Platform,
+    origin: Path | str,
+    options: ImportOptions | None = None,
+    *,
+    source: str | None = None,
+    progress: Progress | None = None,
+) -> Imported:
+    """Store a source's rows as outcomes, `BATCH_ROWS` in a transaction.
 
     Parameters
     ----------
     platform : Platform
         Opened with `open_platform`, so that the rows are checked against its settings.
-    path : Path
-        A .csv, .tsv, .jsonl, .ndjson or .parquet file.
-    renames : mapping, optional
-        Column to field or feature.
-    timezone : str, optional
-        What timestamps without an offset mean, such as `Europe/Berlin`.
+    origin : Path or str
+        A .csv, .tsv, .jsonl, .ndjson or .parquet file, the text ones also with .gz; or the URL of another database.
+    options : ImportOptions, optional
     source : str, optional
-        Under which name refused rows are kept (default: the file's).
+        Under which name refused rows are kept (default: the file's, or the URL without its password).
     progress : callable, optional
 
     Raises
     ------
     UsageError
-        No such file, a mapped column that is not there, an unknown time zone.
+        No such file or table, a mapped column that is not there, an unknown time zone, encoding or action.
     RetrainError
         The file is not what its name says, or lacks a column that every outcome needs.
     StoreUnavailable
-        The database went away; what was stored before stays, and the import may be repeated.
+        A database went away; what was stored before stays, and the import may be repeated.
     """
-    zone = _zone(timezone)
-    names = _Names(renames or {}, set(platform.config.schema.names))
-    found = Imported()
-    with closing(open_rows(path)) as rows:
+    own = None if isinstance(origin, str) and is_url(origin) else own_delimiter(Path(origin))
+    options = completed(options or ImportOptions(), platform.config, own)
+    if isinstance(origin, str) and is_url(origin) and origin == platform.settings.database_url:
+        raise UsageError("that is the problem's own database; name another one")
+    with closing(open_source(origin, options)) as rows:
+        names = column_names(options, platform.config)
+        label = _label(origin, rows)
         if rows.columns is not None:
-            _check_columns(path, rows.columns, names)
-        try:
-            for batch in _batches(rows):
-                _store(platform, [_read(row, names, zone) for row in batch], source or path.name, found)
-                if progress is not None:
-                    progress(found.rows, rows.share())
-        except StoreUnavailable as error:
-            done = f"{found.rows:,} rows before that are stored; run the same import again, nothing is stored twice"
-            raise StoreUnavailable(f"{error} ({done})") from error
-    found.renamed = names.used
+            check_columns(label, rows.columns, names, (options.renames or {}))
+        reader = row_reader(options, platform.config, names, is_text=rows.is_text, is_own=own is not None)
+        rules = with_actions(published.outcome_rules(platform.config), options.actions or {})
+        run = _Run(platform, reader, rules, options.actions or {})
+        run.source = quarantine.writable(source or label)
+        run.import_id = _import_id(origin, rows, options, platform.config)
+        found = run.all(rows, progress)
+    found.renamed, found.unused, found.source = names.used, names.unused, rows.source
+    found.unused_actions = run.unused_actions
     return found
 
 
-def general_reason(reason: str) -> str:
-    """A quarantine's reason without the value that it begins with and the clock that it may end with."""
-    return re.sub(r" \(now .*\)$", "", _VALUE.sub("", reason, count=1))
+def open_source(origin: Path | str, options: ImportOptions) -> Rows:
+    """Open a file, or a table of another database, by what its name is."""
+    if isinstance(origin, str) and is_url(origin):
+        return TableRows(origin, options.table)
+    if options.table is not None:
+        raise UsageError("--table goes with the URL of a database, not with a file")
+    if options.delimiter is not None and len(options.delimiter) != 1:
+        raise UsageError(f"{options.delimiter!r} is no delimiter; name one sign, such as ; or |")
+    return open_rows(Path(origin), encoding=options.encoding, delimiter=options.delimiter)
 
 
-class _Names:
-    """Which column is which field; worked out once for each set of columns."""
+class _Run:
+    """One import: its rows, batch by batch."""
 
-    def __init__(self, renames: Mapping[str, str], features: set[str]) -> None:
-        self.renames = renames
-        self.used: dict[str, str] = {}
-        self._own = FIXED_FIELDS | features
-        self._known: dict[tuple[str, ...], dict[str, str]] = {}
+    source: str
+    import_id: str | None
 
-    def of(self, columns: tuple[str, ...]) -> dict[str, str]:
-        """Column to field for columns that are read under another name than their own.
+    def __init__(self, platform: Platform, reader: RowReader, rules: OutcomeRules, actions: Mapping[str, str]) -> None:
+        self._platform = platform
+        self._reader = reader
+        self._rules = rules
+        self._found = Imported()
+        self._digest: hashlib._Hash | None = None
+        self._unseen = {variant.casefold(): variant for variant in actions}
 
-        Raises
-        ------
-        SchemaError
-            Two columns would be the same field.
-        """
-        if columns not in self._known:
-            self._known[columns] = self._work_out(columns)
-        return self._known[columns]
+    @property
+    def unused_actions(self) -> list[str]:
+        """Spellings of actions that no row had; not known of rows that an earlier import read."""
+        return [] if self._found.resumed_at else list(self._unseen.values())
 
-    def _work_out(self, columns: tuple[str, ...]) -> dict[str, str]:
-        chosen = {theirs: ours for theirs, ours in self.renames.items() if theirs in columns}
-        taken = {chosen.get(column, column) for column in columns}
-        if "occurred_at" in taken:
-            taken.add("timestamp")
-        for theirs, ours in SYNONYMS.items():
-            if theirs in columns and theirs not in chosen and theirs not in self._own and ours not in taken:
-                chosen[theirs] = ours
-                taken.add(ours)
-        final = [chosen.get(column, column) for column in columns]
-        for name, count in Counter(final).items():
-            if count > 1:
-                both = " and ".join(repr(column) for column in columns if chosen.get(column, column) == name)
-                raise SchemaError(name, f"is given twice, by {both}; map one of them to another name")
-        self.used |= chosen
-        return chosen
+    def all(self, rows: Rows, progress: Progress | None) -> Imported:
+        """Store every row that is not stored yet; of a source that breaks off, those before the break."""
+        remaining = self._go_on(rows)
+        try:
+            for batch in _batches(remaining):
+                self._store(batch)
+                if progress is not None:
+                    progress(self._found.rows, rows.share())
+            self._end()
+        except StoreUnavailable as error:
+            done = f"{self._found.rows:,} rows before that are stored; the same import again goes on from there"
+            raise StoreUnavailable(f"{error} ({done})") from error
+        return self._found
 
-    def apply(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A row's values under their right names."""
-        chosen = self.of(tuple(values))
-        return {chosen.get(name, name): value for name, value in values.items()}
+    def _go_on(self, rows: Rows) -> Iterator[FileRow]:
+        """The rows that are left of an import of this very source that did not come to its end; else all of them."""
+        self._digest = hashlib.sha256() if isinstance(rows, TableRows) and self.import_id is not None else None
+        remaining = iter(rows)
+        if self.import_id is None:
+            return remaining
+        with self._platform.database.read() as connection:
+            before = import_progress.find(connection, self.import_id)
+        if before is None or before.is_complete:
+            return remaining
+        for row in islice(remaining, before.position):
+            self._glance(row)
+        if self._digest is not None and self._digest.hexdigest() != before.counts.get(_DIGEST):
+            # Rows came or went among those that were read: a place among them says nothing any more.
+            self._digest = hashlib.sha256()
+            return iter(rows)
+        self._found = Imported.from_counts(before.counts)
+        self._found.resumed_at = before.position
+        return remaining
 
+    def _glance(self, row: FileRow) -> None:
+        """A row that is stored already; its columns still count as seen."""
+        self._remember(row)
+        if row.problem is None:
+            self._reader.note_columns(row.values)
 
-def _check_columns(path: Path, columns: tuple[str, ...], names: _Names) -> None:
-    """Refuse a file whose every row would be refused, before anything is written."""
-    for theirs in names.renames:
-        if theirs not in columns:
-            near = difflib.get_close_matches(theirs, columns, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(columns) or 'none'}"
-            raise UsageError(f"{path.name} has no column {theirs!r}{hint}")
-    try:
-        chosen = names.of(columns)
-    except SchemaError as error:
-        raise UsageError(f"{path.name}: {error}") from None
-    present = {chosen.get(column, column) for column in columns}
-    missing = [name for name in REQUIRED if name not in present]
-    if missing:
-        hint = f"say which column it is with --map COLUMN={missing[0]}"
-        has = ", ".join(columns) or "no columns"
-        raise RetrainError(f"{path.name} has no column for {', '.join(missing)}: {hint}; the file has: {has}")
+    def _remember(self, row: FileRow) -> None:
+        """A file is known by its size and time; of a table only the rows say whether they are the same."""
+        if self._digest is not None:
+            self._digest.update(repr(row.values).encode(errors="surrogateescape"))
 
+    def _read(self, row: FileRow, now: datetime) -> _Read:
+        self._remember(row)
+        if row.problem is not None:
+            return _Read(row, row.values, row.problem)
+        try:
+            values = self._reader.read(row.values)
+            if self._unseen and isinstance(action := values.get("action_attempted"), str):
+                self._unseen.pop(action.strip().casefold(), None)
+            read_values(values, self._rules, now)
+        except SchemaError as error:
+            return _Read(row, self._reader.kept(row.values), error)
+        return _Read(row, values)
 
-def _batches(rows: RowFile) -> Iterator[list[FileRow]]:
-    iterator = iter(rows)
-    while batch := list(islice(iterator, BATCH_ROWS)):
-        yield batch
+    def _store(self, batch: Sequence[FileRow]) -> None:
+        """Store one batch in one transaction with its counts."""
+        after, now = self._found.copy(), self._platform.now()
+        reads = [self._read(row, now) for row in batch]
+        good = [read for read in reads if read.problem is None]
+        bad = [(read.row, read.values, read.problem) for read in reads if read.problem is not None]
+        after.rows += len(batch)
+        conflicts = []
+        with self._platform.database.write() as connection:
+            # First what is refused, as the collector does: two who hold what the other waits for would be a deadlock.
+            quarantine.refuse_all(connection, [(values, problem) for _, values, problem in bad], now, self.source)
+            receipts = outcomes.append(connection, [read.values for read in good], self._rules, now, self.source)
+            for read, receipt in zip(good, receipts, strict=True):
+                conflict = conflict_of(read.values, receipt)
+                if conflict is not None:
+                    conflicts.append((read.row, self._reader.kept(read.row.values), conflict))
+                _count(after, receipt, is_conflict=conflict is not None)
+            quarantine.refuse_all(connection, [(values, problem) for _, values, problem in conflicts], now, self.source)
+            for row, _, problem in sorted(bad + conflicts, key=lambda refused: refused[0].number):
+                after.refuse(row, problem.field, problem.message)
+            self._note(connection, after, is_complete=False)
+        after.resumed_at = self._found.resumed_at
+        self._found = after
+
+    def _end(self) -> None:
+        if self.import_id is not None:
+            with self._platform.database.write() as connection:
+                self._note(connection, self._found, is_complete=True)
+
+    def _note(self, connection: Connection, found: Imported, *, is_complete: bool) -> None:
+        if self.import_id is None:
+            return
+        import_progress.save(
+            connection,
+            self.import_id,
+            self.source,
+            position=found.rows,
+            counts=found.to_counts() | ({_DIGEST: self._digest.hexdigest()} if self._digest is not None else {}),
+            is_complete=is_complete,
+            now=self._platform.now(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,67 +260,69 @@ class _Read:
     problem: SchemaError | None = None
 
 
-def _read(row: FileRow, names: _Names, zone: ZoneInfo | None) -> _Read:
+def _batches(rows: Iterator[FileRow]) -> Iterator[list[FileRow]]:
+    """Rows in batches; where a source breaks off, first what was read of the last one, then the error."""
+    batch: list[FileRow] = []
     try:
-        return _Read(row, _prepared(row, names, zone))
-    except SchemaError as error:
-        return _Read(row, row.values, error)
+        for row in rows:
+            batch.append(row)
+            if len(batch) == BATCH_ROWS:
+                yield batch
+                batch = []
+    except RetrainError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
-def _store(platform: Platform, batch: Sequence[_Read], source: str, found: Imported) -> None:
-    """Store one batch in one transaction, then count it."""
-    good = [read for read in batch if read.problem is None]
-    bad = [(read, read.problem) for read in batch if read.problem is not None]
-    now, rules = platform.now(), published.outcome_rules(platform.config)
-    with platform.database.write() as connection:
-        receipts = outcomes.append(connection, [read.values for read in good], rules, now, source)
-        for read, problem in bad:
-            quarantine.refuse(connection, read.values, problem, now, source)
-    found.rows += len(batch)
-    for read, receipt in zip(good, receipts, strict=True):
-        if receipt.status == "quarantined":
-            found.refuse(read.row, receipt.field, receipt.reason)
-        elif receipt.status == "accepted":
-            found.accepted += 1
-        else:
-            found.duplicate += 1
-    for read, problem in bad:
-        found.refuse(read.row, problem.field, problem.message)
+def _count(found: Imported, receipt: Receipt, *, is_conflict: bool) -> None:
+    if is_conflict:
+        found.conflicting += 1
+    elif receipt.status == "accepted":
+        found.accepted += 1
+    else:
+        found.duplicate += 1
 
 
-def _prepared(row: FileRow, names: _Names, zone: ZoneInfo | None) -> dict[str, Any]:
-    """A row as `store.outcomes.append` takes it."""
-    if row.problem is not None:
-        raise row.problem
-    named = names.apply(row.values)
-    # An empty cell must not stand before another name of the same field that has a value.
-    values = {name: value for name, value in named.items() if name not in FIXED_FIELDS or not is_absent(value)}
-    given = next((name for name in INSTANTS if name in values), None)
-    if given is None:
-        if "decision_id" not in values and "outcome_id" not in values:
-            # Without any of the three its id would follow from the time of the import: twice imported, twice stored.
-            raise NO_INSTANT
-    elif zone is not None:
-        values[given] = _placed(values[given], zone)
-    return values
+def conflict_of(values: Mapping[str, Any], receipt: Receipt) -> SchemaError | None:
+    """What is wrong with a row that is no new outcome and not the same as the stored one; None for any other row.
 
-
-def _placed(value: Any, zone: ZoneInfo) -> Any:  # noqa: ANN401  (whatever a file holds)
-    """An instant without an offset, put into `zone`; anything else as it is."""
-    instant = value
-    if isinstance(value, str):
-        try:
-            instant = datetime.fromisoformat(value.strip())
-        except ValueError:
-            return value
-    is_naive = isinstance(instant, datetime) and instant.tzinfo is None
-    return instant.replace(tzinfo=zone) if is_naive else value
-
-
-def _zone(name: str | None) -> ZoneInfo | None:
-    if name is None:
+    Parameters
+    ----------
+    values : mapping
+        The row as it was handed to the store.
+    receipt : Receipt
+    """
+    if receipt.status != "duplicate" or receipt.reason is None:
         return None
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UsageError(f"{name!r} is not a time zone; write it as Europe/Berlin or UTC") from None
+    name = receipt.field or "result"
+    own = next((key for key in ("outcome_id", "decision_id") if not is_absent(values.get(key))), None)
+    if own is not None:
+        return SchemaError(name, f"same {own} as a stored outcome, with another {name}; see replaces for corrections")
+    same = f"same task, attempt and instant as a stored outcome, with another {name}"
+    return SchemaError(name, f"{same}; give an attempt or outcome_id column, or a finer time")
+
+
+def _label(origin: Path | str, rows: Rows) -> str:
+    return rows.table.name if isinstance(rows, TableRows) else Path(origin).name
+
+
+def _import_id(origin: Path | str, rows: Rows, options: ImportOptions, config: Config) -> str | None:
+    """What an import is known by: the source as it is now, and everything that decides how it is read.
+
+    None for a table without a key: its rows may come in another order next time, so no position can be kept.
+    """
+    if isinstance(rows, TableRows):
+        if not rows.table.is_ordered:
+            return None
+        identity: list[Any] = [rows.table.name]  # the rows themselves are compared when it goes on
+    else:
+        path = Path(origin).resolve()
+        with path.open("rb") as file:
+            head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
+        identity = [str(path), path.stat().st_size, path.stat().st_mtime_ns, head]
+    how = [dict(options.renames or {}), dict(options.actions or {}), options.timezone, options.encoding,
+           options.delimiter, options.decimal, config.imports.columns, config.config_hash]  # fmt: skip
+    return hashlib.sha256(json.dumps([*identity, *how], sort_keys=True).encode()).hexdigest()

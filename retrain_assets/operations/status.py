@@ -18,9 +18,11 @@ from retrain_assets.core.dataset import Week, merge_weeks
 from retrain_assets.core.deployment import Event, EventKind, ModelVersion
 from retrain_assets.core.promotion import TrialState
 from retrain_assets.core.routing import Route
-from retrain_assets.operations import retrain
+from retrain_assets.errors import RetrainError
+from retrain_assets.operations import csv_outcomes, extraction, quarantine, retrain
 from retrain_assets.operations.platform import Platform
-from retrain_assets.store import datasets, decisions, outcomes, registry, trials
+from retrain_assets.operations.quarantine import Recent
+from retrain_assets.store import datasets, decisions, outcomes, registry, trials, week_rows
 
 LAST_EVENTS = 10
 
@@ -46,6 +48,10 @@ class Status:
     outcomes, newest_version : what there is to work with.
     events : tuple of Event
         The last ones, oldest first.
+    refused : Recent or None
+        Outcomes that were refused lately and wait.
+    unread : str or None
+        What of the csv store is not in the numbers yet.
     """
 
     problem: str
@@ -60,6 +66,8 @@ class Status:
     outcomes: int
     newest_version: str | None
     events: tuple[Event, ...]
+    refused: Recent | None = None
+    unread: str | None = None
 
     @property
     def is_watched(self) -> bool:
@@ -85,6 +93,7 @@ class Status:
             "plan": None if trial is None else dict(trial.plan),
             "outcomes": self.outcomes,
             "newest_version": self.newest_version,
+            "refused": None if self.refused is None else self.refused.to_dict(),
             "in_words": self.in_words(),
             "events": [event_dict(event) for event in self.events],
         }
@@ -104,6 +113,10 @@ class Status:
         if self.route.paused:
             told = f" since {instant(self.paused_by.at)}: {self.paused_by.reason}" if self.paused_by else ""
             lines.append(f"Automatic deployment is paused{told}. Rollback stays on; `retrain resume` ends the pause.")
+        if self.refused is not None:
+            lines.append(f"{self.refused.in_words()}.")
+        if self.unread is not None:
+            lines.append(f"{self.unread}.")
         return lines
 
     def _production(self) -> str:
@@ -155,6 +168,7 @@ def gather(platform: Platform, last: int = LAST_EVENTS) -> Status:
     StoreUnavailable
         The database is away.
     """
+    unread = _unread(platform)
     with platform.database.read() as connection:
         route = registry.get_route(connection)
         trial = trials.get(connection, route.rollout_id) if route.rollout_id else None
@@ -174,7 +188,20 @@ def gather(platform: Platform, last: int = LAST_EVENTS) -> Status:
             outcomes=outcomes.count(connection),
             newest_version=versions[-1].version if versions else None,
             events=tuple(registry.events(connection, last=last)),
+            refused=quarantine.recent(connection, platform.now()),
+            unread=unread,
         )
+
+
+def _unread(platform: Platform) -> str | None:
+    """What of the csv store waits to be read; a file that cannot be looked at is told, and hides nothing else."""
+    if platform.config.storage.outcomes != "csv":
+        return None
+    try:
+        found = csv_outcomes.standing(platform)
+    except RetrainError as error:
+        return str(error)
+    return found.in_words() if found.unread or (found.was_read and not found.is_there) else None
 
 
 def _serving(connection: Connection, route: Route) -> tuple[datetime | None, str | None]:
@@ -259,7 +286,8 @@ class Outlook:
 
 
 def outlook(platform: Platform, week: Week) -> Outlook:
-    """Count what a run of `week` would learn from, without writing anything."""
+    """Count what a run of `week` would learn from; nothing is written but what is new in the csv store."""
+    csv_outcomes.absorb(platform)
     with platform.database.read() as connection:  # its own transaction: on PostgreSQL it holds writers back
         last_seq = outcomes.highest_seq(connection)
     with platform.database.read() as connection:
@@ -286,14 +314,16 @@ def _week_counts(platform: Platform, connection: Connection, week: Week, last_se
     config = platform.config.retrain
     weeks = _weeks(platform, connection, week)
     weeks = merge_weeks(weeks, config.merge_strategy, config.window_weeks)
-    known = datasets.newest_snapshots(connection, platform.config.schema.fingerprint)
+    filling = extraction.of(platform).fingerprint
+    is_refreshing = config.late_rows == "refresh"
+    known = datasets.newest_snapshots(connection, platform.config.schema.fingerprint, filling)
     due = datasets.weeks_to_take(
-        connection, platform.calendar, weeks, known, last_seq, refresh_late=config.late_rows == "refresh"
+        connection, platform.calendar, weeks, known, last_seq, refresh_late=is_refreshing, extraction=filling
     )
     open_keys = {late.key for late in due}
     counts = {part.key: known[part.key].rows for part in weeks if part.key not in open_keys}
     for late in due:
-        counts[late.key] = sum(1 for _ in decisions.week_rows(connection, late.start_at, late.end_at, last_seq))
+        counts[late.key] = week_rows.count(connection, late.start_at, late.end_at, last_seq)
     return counts
 
 

@@ -22,7 +22,7 @@ from retrain_assets.core.monitor import ALARM_EVENTS, Alarm, ProductionWatch
 from retrain_assets.core.promotion import Advance, Move, TaskResult, TrialState, advance
 from retrain_assets.core.routing import Route
 from retrain_assets.errors import NothingToRollBackTo
-from retrain_assets.operations import deploy
+from retrain_assets.operations import csv_outcomes, deploy
 from retrain_assets.operations.deploy import Cause
 from retrain_assets.operations.platform import Platform
 from retrain_assets.store import decisions, registry, trials
@@ -54,8 +54,10 @@ def tick(platform: Platform, actor: str = "watch") -> Tick:
     Raises
     ------
     StoreUnavailable
-        The database is away; nothing changed, and the lease of the canary runs out by itself.
+        The database, or the file of `storage.outcomes: csv`, is away; nothing changed, and the lease of the canary
+        runs out by itself.
     """
+    csv_outcomes.absorb(platform)
     with platform.database.read() as connection:
         is_idle = _is_idle(platform, connection)
     if is_idle:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+from retrain_assets.core.extraction import Extraction
 from retrain_assets.core.outcomes import OutcomeRules
 from retrain_assets.core.routing import Route
 from retrain_assets.errors import ArtefactRefused, SchemaError
@@ -20,7 +21,7 @@ from retrain_assets.serving.artefact import Artefact
 from retrain_assets.serving.circuit import Circuit
 from retrain_assets.serving.decision import Recorder
 from retrain_assets.settings import Config
-from retrain_assets.store import published
+from retrain_assets.store import extractors, published
 
 MAX_CANDIDATE_SETS = 4_096
 """Different lists of actions whose reading is remembered."""
@@ -33,13 +34,16 @@ class Served:
     ----------
     version : str
     artefact : Artefact
+    features : tuple of Feature
+        Those that it was trained with.
     """
 
-    __slots__ = ("_known", "artefact", "version")
+    __slots__ = ("_known", "artefact", "features", "version")
 
     def __init__(self, version: str, artefact: Artefact) -> None:
         self.version = version
         self.artefact = artefact
+        self.features = artefact.schema.features
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def rank(self, features: Any, candidates: tuple[str, ...]) -> dict[str, float]:  # noqa: ANN401  (a worker's mapping)
@@ -97,6 +101,8 @@ class Terms:
     rules : OutcomeRules
         Reads names of actions, in any case and by alias.
     recorder : Recorder
+    extraction : Extraction
+        Fills features that a task comes without.
     """
 
     config: Config | None
@@ -108,6 +114,7 @@ class Terms:
     refresh_s: float
     rules: OutcomeRules
     recorder: Recorder
+    extraction: Extraction
 
     @classmethod
     def of(cls, config: Config | None) -> Terms:
@@ -123,6 +130,7 @@ class Terms:
             refresh_s=used.engine.refresh_seconds,
             rules=published.outcome_rules(config),
             recorder=Recorder(used.schema, is_keeping_unknown=used.problem.unknown_columns == "keep"),
+            extraction=extractors.extraction_of(used, is_strict=False),
         )
 
 
@@ -142,6 +150,8 @@ class Bundle:
         Of the model on trial.
     refused : dict
         Version to why it could not be loaded.
+    extraction : Extraction
+        That of the terms, for the features of the loaded models too.
     """
 
     seen: Route
@@ -152,7 +162,13 @@ class Bundle:
     holdback: Served | None = None
     circuit: Circuit = field(default_factory=Circuit)
     refused: dict[str, str] = field(default_factory=dict)
+    extraction: Extraction = field(init=False, repr=False, compare=False)
     _candidates: dict[tuple[Any, ...], tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        loaded = [served for served in (self.production, self.canary, self.holdback) if served is not None]
+        features = {feature.name: feature for served in loaded for feature in served.features}
+        object.__setattr__(self, "extraction", self.terms.extraction.including(features.values()))
 
     def candidates(self, actions: Iterable[str]) -> tuple[str, ...]:
         """The problem's actions that a caller's list names, in its order, each once.

@@ -32,6 +32,9 @@ from retrain_assets.store import schema
 from retrain_assets.store.database import Database
 from retrain_assets.store.decision_rows import Row
 
+MOST_FAULTS = 100
+"""Different faults of extraction that are told in the log."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,6 +78,7 @@ class DecisionEngine:
         refresher.counts = self._answers.counts
         self._is_refreshing = start_refresh
         self._is_closed = False
+        self._faults: set[str] = set()
         self._begin()
         self._bundle = refresher.refresh(None)
         settings = (self._bundle.terms.config or Config()).engine
@@ -83,6 +87,7 @@ class DecisionEngine:
             self._row,
             capacity=settings.log_queue,
             is_blocking=settings.log_full == "block",
+            clock=self._clock,
         )
         # A thread that loads a model while the interpreter ends would abort the process from inside the runtime.
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
@@ -172,7 +177,8 @@ class DecisionEngine:
             At most 200 characters; the same task always goes to the same side of a trial.
         domain : str, optional
         features : mapping, optional
-            Known before the choice; absent ones are missing, unknown names are not used.
+            Known before the choice; absent ones are filled from the task's URL where it tells them (see
+            `docs/how-to/features.md`), or missing; unknown names are not used.
         actions : iterable of str, optional
             The candidates, by any case or alias; default all actions of the problem.
         attempt : int
@@ -201,6 +207,7 @@ class DecisionEngine:
             self._resume()
         bundle = self._bundle  # read once: the whole decision comes from one state of traffic
         task, given = read_id(task_id), read_features(features)
+        given |= bundle.extraction.fill(given, domain, self._note_fault)
         candidates = bundle.terms.actions if actions is None else bundle.candidates(actions)
         assigned, arm, served, scores, error = self._answers.answer(bundle, task, given, candidates, now)
         action, propensity = self._answers.choose(bundle, scores, candidates, error)
@@ -258,7 +265,9 @@ class DecisionEngine:
         candidates = bundle.terms.actions if actions is None else bundle.candidates(actions)
         if bundle.production is None:
             refuse(bundle, candidates, None)
-        return bundle.production.rank(read_features(features), candidates)
+        given = read_features(features)
+        given |= bundle.extraction.fill(given, on_fault=self._note_fault)
+        return bundle.production.rank(given, candidates)
 
     def predict_ranked(
         self, features: Mapping[str, Any] | None = None, actions: Iterable[str] | None = None
@@ -278,8 +287,8 @@ class DecisionEngine:
 
         `explored`, `defaults` (the default action answered), `fallbacks`, `trial_failures` (a canary or holdback raised
         or gave no probability), `trial_slow`, `circuit_opened`, `refreshes`, `refresh_failures`,
-        `artefacts_refused`, and of the log `log_queued`, `log_written`, `log_dropped`, `log_refused`, `log_lost`,
-        `log_retries`.
+        `artefacts_refused`, `extraction_faults` (a value that a URL or a function gave was not taken), and of the log
+        `log_queued`, `log_written`, `log_dropped`, `log_refused`, `log_lost`, `log_retries`.
         """
         return dict(self._answers.counts) | {f"log_{name}": count for name, count in self._log.counts.copy().items()}
 
@@ -324,6 +333,13 @@ class DecisionEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _note_fault(self, reason: str) -> None:
+        """Count a value that was not taken; each reason is told once."""
+        self._answers.count("extraction_faults")
+        if reason not in self._faults and len(self._faults) < MOST_FAULTS:
+            self._faults.add(reason)
+            logger.warning("a feature stays missing: %s", reason)
 
     def _row(self, decision: Decision) -> Row:
         return self._bundle.terms.recorder.row(decision)

@@ -1,9 +1,8 @@
-"""import, run, backfill and demo: what they say before, while and after they work."""
+"""run, backfill and demo: what they say before, while and after they work."""
 
 from __future__ import annotations
 
 import csv
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,64 +37,6 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_an_import_counts_and_can_be_repeated(tmp_path: Path, rows: list[dict[str, Any]], retrain: Any) -> None:  # noqa: ANN401
-    """The JSON has the contract's keys; the second time everything is known; other columns go by `--map`."""
-    file = _write_csv(tmp_path / "o.csv", rows)
-    first = retrain("import", str(file), "--json")
-    assert first.code == 0, first.err
-    assert {"accepted", "duplicate", "quarantined", "reasons"} <= set(first.json)
-    assert (first.json["accepted"], first.json["duplicate"], first.json["quarantined"]) == (60, 0, 0)
-    theirs = [{("worker_action" if key == "action_attempted" else key): row[key] for key in row} for row in rows]
-    lines = tmp_path / "o.jsonl"
-    lines.write_text("".join(json.dumps(row) + "\n" for row in theirs), encoding="utf-8")
-    again = retrain("import", str(lines), "--map", "worker_action=action_attempted", "--json").json
-    assert (again["accepted"], again["duplicate"]) == (0, 60)
-    assert again["renamed"] == {"worker_action": "action_attempted"}
-    assert "0 new outcomes, 60 known ones" in retrain("import", str(file)).out
-
-
-def test_refused_rows_are_told_and_the_import_ends_well(
-    tmp_path: Path, rows: list[dict[str, Any]], retrain: Any  # noqa: ANN401
-) -> None:  # fmt: skip
-    """Good rows are stored, bad ones counted under `field: reason`; exit code 0, and 1 only when none was good."""
-    rows[3]["result"] = "perhaps"
-    rows[4]["timestamp"] = "2026-01-01T10:00:00"
-    answer = retrain("import", str(_write_csv(tmp_path / "o.csv", rows)), "--json")
-    assert answer.code == 0
-    assert (answer.json["accepted"], answer.json["quarantined"]) == (58, 2)
-    assert sum(answer.json["reasons"].values()) == 2
-    assert {reason.partition(":")[0] for reason in answer.json["reasons"]} == {"result", "timestamp"}
-    bad = retrain("import", str(_write_csv(tmp_path / "bad.csv", [rows[3]])), "--json")
-    assert (bad.code, bad.json["quarantined"]) == (1, 1)
-    assert "no row could be read" in bad.err
-    assert "has no offset" in retrain("import", str(_write_csv(tmp_path / "naive.csv", rows[4:8]))).out
-
-
-@pytest.mark.parametrize("mapping", ["x", "=y", "x=", "nowhere=task_id"])
-def test_a_mapping_that_cannot_be_meant_is_bad_usage(
-    mapping: str, tmp_path: Path, rows: list[dict[str, Any]], retrain: Any  # noqa: ANN401
-) -> None:  # fmt: skip
-    """`--map` needs THEIRS=OURS and a column that is there; nothing is imported otherwise."""
-    file = _write_csv(tmp_path / "o.csv", rows)
-    assert retrain("import", str(file), "--map", mapping).code == 2
-    assert retrain("import", str(file), "--json").json["accepted"] == 60
-
-
-def test_a_file_that_is_not_there_is_bad_usage(tmp_path: Path, retrain: Any) -> None:  # noqa: ANN401
-    """Exit code 2, and what would do."""
-    answer = retrain("import", str(tmp_path / "none.csv"))
-    assert (answer.code, answer.out) == (2, "")
-    assert ".csv, .jsonl or .parquet" in answer.err
-
-
-def test_progress_goes_to_standard_error(tmp_path: Path, rows: list[dict[str, Any]], retrain: Any) -> None:  # noqa: ANN401
-    """Away from a terminal the work is told in plain lines, without control characters, beside the facts."""
-    answer = retrain("import", str(_write_csv(tmp_path / "o.csv", rows)))
-    assert "Importing o.csv ..." in answer.err
-    assert "Importing" not in answer.out
-    assert "\x1b" not in answer.err + answer.out
-
-
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     tmp_path: Path, rows: list[dict[str, Any]], retrain: Any, home: Path  # noqa: ANN401
 ) -> None:  # fmt: skip
@@ -126,7 +67,9 @@ def test_a_dry_run_counts_only_what_was_not_trained_on(trained: Platform, retrai
     "arguments",
     [["run", "--week", "soon"], ["run", "--week", "2999-01-01"], ["run", "--dry-run", "--week", "2999-01-01"]],
 )
-def test_a_week_that_has_not_closed_is_bad_usage(arguments: list[str], retrain: Any) -> None:  # noqa: ANN401
+def test_a_week_that_has_not_closed_is_bad_usage(
+    made: Platform, arguments: list[str], retrain: Any  # noqa: ANN401
+) -> None:  # fmt: skip
     """So is text that is no date."""
     assert retrain(*arguments).code == 2
 

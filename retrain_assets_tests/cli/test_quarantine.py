@@ -58,6 +58,7 @@ def test_an_empty_quarantine_is_no_fault(retrain: Any) -> None:  # noqa: ANN401
     """Neither to look at nor to try, once there is a database."""
     assert retrain("quarantine", "list").code == 3
     assert retrain("quarantine", "retry").code == 0
+    assert retrain("quarantine", "retry", "--field", "pa").code == 1
     answer = retrain("quarantine", "list")
     assert (answer.code, answer.out) == (0, "Nothing waits in quarantine; 0 were mended, 0 dismissed.\n")
     assert retrain("quarantine", "retry", "--field", "pa").code == 1

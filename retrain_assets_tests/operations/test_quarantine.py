@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,12 @@ def test_rows_are_told_by_reason_whatever_their_values(platform: Platform, clock
     assert example is not None
     assert example.reason in {f"{101 + number} is outside 0 to 100" for number in range(3)}
     assert (found.kinds[0].first_at, found.kinds[1].first_at) == (clock() - timedelta(hours=1), clock())
-    assert [row.field for row in refused.newest(platform, Selection(), 3).rows] == ["pa", "pa", "result"]
+    assert sorted(row.field for row in refused.newest(platform, Selection(), 4).rows) == [
+        "pa",
+        "pa",
+        "result",
+        "result",
+    ]
     facts = refused.overview(platform, Selection(field="pa"), 9).to_dict()
     assert [kind["rows"] for kind in facts["reasons"]] == [3, 2]
     assert facts["reasons"][0]["example"]["payload"]["task_id"] == "t0"
@@ -235,7 +239,7 @@ def test_a_row_of_a_file_is_tried_under_the_names_it_came_with(
     new_platform: PlatformMaker, sqlite_url: str, tmp_path: Path, columns: dict[str, str]
 ) -> None:
     """A mapping is applied once, not once more at each try; numbers are read with the file's decimal sign."""
-    config = replace(Config(), imports=ImportSettings(columns=columns, decimal=",", timezone="UTC"))
+    config = Config(imports=ImportSettings(columns=columns, decimal=",", timezone="UTC"))
     platform = new_platform(sqlite_url, config)
     names = {ours: theirs for theirs, ours in columns.items()}
     header = [
@@ -262,7 +266,7 @@ def test_a_mapping_goes_before_the_configuration_also_at_a_second_try(
     new_platform: PlatformMaker, sqlite_url: str, tmp_path: Path
 ) -> None:
     """As in an import: another column for the same field takes the configured one's place."""
-    platform = new_platform(sqlite_url, replace(Config(), imports=ImportSettings(columns={"old": "result"})))
+    platform = new_platform(sqlite_url, Config(imports=ImportSettings(columns={"old": "result"})))
     file = tmp_path / "o.csv"
     file.write_text("task_id,action,old,new,timestamp\nt,forum,?,1,2026-01-02T10:00:00Z\n", encoding="utf-8")
     assert import_file(platform, file).quarantined == 1
