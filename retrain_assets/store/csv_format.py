@@ -164,8 +164,7 @@ class Columns:
         """
         if not self._is_readable(text):
             return False
-        named = dict(zip(self.names, _cells(text), strict=True))
-        return named[FEATURES] != "" or not named.get("received_at")
+        return not is_cut(dict(zip(self.names, _cells(text), strict=True)))
 
     def holds_rows(self, text: bytes) -> bool:
         """Whether text that has no end holds rows behind its first line: then it is damaged, not just cut short."""
@@ -215,6 +214,11 @@ def whole_records(data: bytes) -> tuple[list[bytes], int]:
             records.append(data[start:end])
             start = end
     return records, start
+
+
+def is_cut(cells: Mapping[str, str]) -> bool:
+    """Whether a row by its columns' names was cut off before its last cell, which no row of this package has empty."""
+    return bool(cells.get("received_at")) and cells.get(FEATURES) == ""
 
 
 def outcome_id_of(record: bytes, place: int) -> bytes:

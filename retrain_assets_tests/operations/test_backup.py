@@ -326,10 +326,15 @@ def _told(platform: Platform) -> tuple[list[str], int]:
 def writing(local: Platform, tmp_path: Path) -> Platform:
     """Its worker writes a file outside of the problem's folder; two rows in it are not in the database yet."""
     platform = _platform(_csv_settings(local.settings, tmp_path / "logs" / "worker.csv"))
+    _report(platform)
+    return platform
+
+
+def _report(platform: Platform) -> None:
+    """Two outcomes and two refused rows, one of each in the database."""
     _tell(platform, "told-1", "told-2?")
     absorb(platform)
     _tell(platform, "told-3", "told-4?")
-    return platform
 
 
 def test_outcomes_in_a_file_elsewhere_come_back_where_the_configuration_says(
@@ -368,14 +373,14 @@ def test_outcomes_whose_file_is_not_there_are_told(writing: Platform, tmp_path: 
     assert "worker.csv is not there" in warning
 
 
-def test_when_only_the_database_is_lost_the_worker_s_file_stays(
-    writing: Platform, local: Platform, tmp_path: Path
-) -> None:
+def test_when_only_the_database_is_lost_the_worker_s_file_stays(local: Platform, tmp_path: Path) -> None:
     """It went on after the backup: what was added is read after the restore, and the worker need not stop."""
+    writing = _platform(_csv_settings(local.settings, local.problem_home / "outcomes.csv"))
+    _report(writing)
     backup.back_up(writing, tmp_path / "b")
     _tell(writing, "told-5", "told-6?")
-    local.database.close()
-    writing.database.close()
+    for platform in (local, writing):
+        platform.database.close()
     (writing.problem_home / "retrain.db").unlink()
     backup.restore(writing.settings, tmp_path / "b")
     restored = _platform(writing.settings)

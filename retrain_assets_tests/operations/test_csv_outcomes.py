@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from retrain_assets.core.deployment import EventKind, ModelVersion, Status
+from retrain_assets.core.deployment import ModelVersion, Status
 from retrain_assets.core.outcomes import DecisionRecord, Outcome
 from retrain_assets.core.promotion import TrialState
 from retrain_assets.demo.automation import SimulatedAutomation
@@ -23,7 +23,7 @@ from retrain_assets.operations import csv_outcomes, doctor, performance, retrain
 from retrain_assets.operations.csv_outcomes import Absorbed, absorb
 from retrain_assets.operations.imports import import_file
 from retrain_assets.operations.platform import Platform
-from retrain_assets.operations.retrain import Run
+from retrain_assets.operations.retrain import Prepared, Run
 from retrain_assets.operations.watch import tick
 from retrain_assets.settings import Config, read_config
 from retrain_assets.store import csv_intake, decisions, outcomes, published, registry, tables, trials
@@ -455,7 +455,7 @@ def test_a_file_of_another_program_is_an_error(lone_platform: Platform) -> None:
 
 
 def test_the_weekly_loop_learns_from_the_file(lone_platform: Platform, clock: FakeClock) -> None:
-    """Collected, merged, trained, validated and serving, and a row that comes late refreshes its week."""
+    """Collected, merged and prepared for training, and a row that comes late refreshes its week."""
     week = lone_platform.calendar.containing(START)
     rows = SimulatedAutomation(0).history(400, week.start_at, week.end_at)
     clock.set(week.end_at + timedelta(minutes=5))
@@ -465,15 +465,9 @@ def test_the_weekly_loop_learns_from_the_file(lone_platform: Platform, clock: Fa
         assert collector.append_outcomes(rows[-1:])[0].status == "accepted"
     merged, taken = retrain.merge(lone_platform, week)
     assert (merged.rows, taken) == (400, [week.key])
-    run = Run("run 1", "anna")
-    retrain.prepare(lone_platform, week, run)
-    retrain.train(lone_platform, week, run)
-    retrain.register(lone_platform, week, run, is_backfill=False)
-    retrain.validate(lone_platform, week, run)
-    retrain.stage(lone_platform, week, run)
-    retrain.start_canary(lone_platform, week, run)
-    with lone_platform.database.read() as connection:
-        assert [event.kind for event in registry.events(connection)][-1] is EventKind.PROMOTED
+    prepared = retrain.prepare(lone_platform, week, Run("run 1", "anna"))
+    assert isinstance(prepared, Prepared)
+    assert prepared.new_tasks == 400
 
 
 def test_what_a_run_would_do_counts_the_file(

@@ -463,7 +463,8 @@ def test_a_refused_row_whose_line_end_an_editor_took_away_is_kept(path: Path, to
     refused = quarantine_path(path)
     refused.write_bytes(refused.read_bytes() + torn if torn else refused.read_bytes().removesuffix(b"\n"))
     again = CsvOutcomes(path)
-    _append(again, GOOD | {"result": "second"}, GOOD | {"result": "third"})
+    _append(again, GOOD | {"result": "third"})
+    _append(again, GOOD | {"result": "second"})
     again.close()
     assert [row["payload"]["result"] for row in _quarantined(path)] == ["first", "second", "third"]
 
