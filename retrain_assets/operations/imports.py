@@ -42,7 +42,7 @@ from retrain_assets.operations.platform import Platform
 from retrain_assets.operations.row_files import FileRow, Rows, open_rows, own_delimiter
 from retrain_assets.operations.row_tables import TableRows, is_url
 from retrain_assets.settings import Config
-from retrain_assets.store import import_progress, outcomes, published, quarantine
+from retrain_assets.store import csv_format, import_progress, outcomes, published, quarantine
 
 __all__ = ["ImportOptions", "Imported", "conflict_of", "import_file", "import_source", "open_source"]
 
@@ -113,6 +113,9 @@ def import_source(
         rules = with_actions(published.outcome_rules(platform.config), options.actions or {})
         run = _Run(platform, reader, rules, options.actions or {})
         run.source = quarantine.writable(source or label)
+        run.is_csv_store = (
+            own is not None and rows.columns is not None and set(csv_format.REQUIRED) <= set(rows.columns)
+        )
         run.import_id = _import_id(origin, rows, options, platform.config)
         found = run.all(rows, progress)
     found.renamed, found.unused, found.source = names.used, names.unused, rows.source
@@ -136,6 +139,8 @@ class _Run:
 
     source: str
     import_id: str | None
+    is_csv_store: bool = False
+    """Whether the rows come from a worker's `outcomes.csv`, whose whole rows have no empty last cell."""
 
     def __init__(self, platform: Platform, reader: RowReader, rules: OutcomeRules, actions: Mapping[str, str]) -> None:
         self._platform = platform
@@ -200,6 +205,8 @@ class _Run:
         if row.problem is not None:
             return _Read(row, row.values, row.problem)
         try:
+            if self.is_csv_store and csv_format.is_cut(row.values):
+                raise SchemaError(csv_format.ROW, "was cut off before its last cell; nobody was told that it is stored")
             values = self._reader.read(row.values)
             if self._unseen and isinstance(action := values.get("action_attempted"), str):
                 self._unseen.pop(action.strip().casefold(), None)

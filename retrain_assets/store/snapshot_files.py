@@ -11,12 +11,11 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -27,14 +26,10 @@ from retrain_assets.errors import StoreUnavailable
 from retrain_assets.store import week_rows
 from retrain_assets.store.week_columns import WeekColumns, corrections_alone
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
 FOLDER = "snapshots"
 
 BATCH = 25_000
-"""Rows of a batch, which is a row group of the file; two of them are in memory, one read and one written."""
+"""Rows that are in memory at a time; a row group of the file."""
 
 ABANDONED_S = 86_400.0
 """A draft of this age belongs to a process that was killed: a week of millions of rows takes minutes."""
@@ -131,22 +126,12 @@ def write(
     with (
         contextlib.closing(rows),
         pq.ParquetWriter(path, columns.arrow_schema, compression="zstd", use_dictionary=repeated) as file,
-        ThreadPoolExecutor(1, "snapshot") as writer,
     ):
-        # One batch is hashed and written, work that runs beside Python, while the next is read in this thread, to which
-        # the connection belongs. A fault on either side ends both: the writer's is raised here with the next batch.
-        written: Future[None] | None = None
+        # In turn, and in one thread: SQLite asks for the interpreter at each row, and beside a thread that types a week
+        # took twice as long; beside one that only hashes and writes, and on PostgreSQL, nothing was won on two cores.
         while part := list(islice(rows, BATCH)):
             batch = columns.batch(part, week_rows.originals(connection, corrections_alone(part)))
-            if written is not None:
-                written.result()
-            written = writer.submit(_put, batch, digest, file)
-        if written is not None:
-            written.result()
+            digest.update(batch)
+            file.write_batch(batch)
     facts = dict(columns.facts) | (columns.filling.facts() if columns.filling is not None else {})
     return Written(digest.hexdigest(week.key), digest.rows, columns.first_seq or 0, facts)
-
-
-def _put(batch: pa.RecordBatch, digest: ContentHash, file: pq.ParquetWriter) -> None:
-    digest.update(batch)
-    file.write_batch(batch)

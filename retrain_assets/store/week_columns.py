@@ -6,8 +6,10 @@ queries (`week_rows.py`), the file (`snapshot_files.py`) or the columns' names a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +37,8 @@ _GROUP = 256
 _MOST_BYTES = 1 << 28
 """Stored features of a batch that Arrow reads in one go; it counts bytes in 32 bits, and they are held twice."""
 
-_UNSURE = (b"-0,", b"-0}", b"-0 ")
-"""A whole zero with a sign: 0.0 in a snapshot, and -0.0 to Arrow's reader."""
+_SIGNED_ZERO = re.compile(rb"-0(?![0-9.eE])")
+"""A whole number that is 0.0 in a snapshot, and -0.0 to Arrow's reader."""
 
 _ON_DISK = {
     FeatureType.NUMBER: float,
@@ -228,13 +230,13 @@ class _FeatureReader:
     def _parsed(self, texts: Sequence[str]) -> list[pa.Array] | None:
         """Columns of stored texts; None when the features of a row do not have the schema's types.
 
-        A thousand times fewer Python objects than rows that are decoded one by one, in a tenth of the time.
+        No Python object is made for a value: a week's features took a third of the time that rows one by one did.
         """
         import pyarrow as pa
         import pyarrow.json
 
         stored = "\n".join(texts).encode()
-        if len(stored) > _MOST_BYTES or any(text in stored for text in _UNSURE):
+        if len(stored) > _MOST_BYTES or _SIGNED_ZERO.search(stored):
             return None
         reading = pa.json.ReadOptions(use_threads=False, block_size=len(stored) + 1)
         parsing = pa.json.ParseOptions(explicit_schema=self._stored, unexpected_field_behavior="ignore")
@@ -250,14 +252,12 @@ class _FeatureReader:
         self, arrays: list[pa.Array], decided: Sequence[str | None], told: Sequence[str | None]
     ) -> list[pa.Array]:
         """Columns as decided on, with what an outcome knew besides; only rows with a gap are looked at."""
-        import functools
-
         import pyarrow.compute as pc
 
         both = [n for n, pair in enumerate(zip(decided, told, strict=True)) if pair[0] and pair[1] and pair[1] != "{}"]
         if not both or not arrays:
             return arrays
-        is_gap = functools.reduce(pc.or_, (array.is_null() for array in arrays))
+        is_gap = reduce(pc.or_, (array.is_null() for array in arrays))
         is_open = pc.and_(is_gap, _mask(both, len(decided)))
         places = pc.indices_nonzero(is_open).to_pylist()
         if not places:

@@ -29,13 +29,13 @@ from retrain_assets.operations.quarantine_files import export
 from retrain_assets.operations.quarantine_retry import Mending, retry
 from retrain_assets.settings import Config, Settings, read_config, resolve
 from retrain_assets.store import import_progress, outcomes, published
+from retrain_assets.store.csv_outcomes import CsvOutcomes
 from retrain_assets.store.database import Database
 from retrain_assets.store.quarantine import Selection
 from retrain_assets.store.source_tables import without_password
 from retrain_assets.store.tables import outcomes as outcomes_table
 from retrain_assets.store.tables import quarantine
 from retrain_assets.testing import START, FakeClock
-
 
 SEED = 20261123
 
@@ -817,9 +817,8 @@ def test_a_file_in_which_nothing_says_when_is_refused_whole(platform: Platform, 
     with pytest.raises(RetrainError, match="--map COLUMN=timestamp"):
         import_file(platform, _csv(tmp_path / "o.csv", rows))
     assert _refused(platform) == []
-    assert _counts(import_file(platform, _csv(tmp_path / "d.csv", [row | {"decision_id": "d"} for row in rows[:1]]))) == (
-        1, 0, 0
-    )  # fmt: skip
+    decided = _csv(tmp_path / "d.csv", [rows[0] | {"decision_id": "d"}])
+    assert _counts(import_file(platform, decided)) == (1, 0, 0)
 
 
 def test_spellings_of_actions_that_are_actions_or_that_no_row_has_are_told(platform: Platform, tmp_path: Path) -> None:
@@ -990,3 +989,19 @@ def _open_at(url: str, folder: Path) -> Platform:
     """A problem in a database of its own."""
     settings = Settings(config=Config(), config_path=None, home=folder, database_url=url)
     return open_platform(settings, FakeClock())
+
+
+def test_a_torn_row_of_a_csv_store_is_refused_and_its_file_imported(platform: Platform, tmp_path: Path) -> None:
+    """A copy taken while the worker wrote may end in half a row; nobody was told that it is stored."""
+    store = CsvOutcomes(tmp_path / "outcomes.csv")
+    rules = published.outcome_rules(platform.config)
+    row = {"task_id": "t1", "action_attempted": "comment", "result": True, "note": "kept beside"}
+    receipts = store.append([row, row | {"task_id": "t2"}], rules, platform.now(), "test")
+    assert [receipt.status for receipt in receipts] == ["accepted", "accepted"]
+    store.close()
+    content = (tmp_path / "outcomes.csv").read_bytes()
+    cut = content.rindex(b'"{')
+    (tmp_path / "copy.csv").write_bytes(content[:cut])
+    found = import_file(platform, tmp_path / "copy.csv")
+    assert (found.accepted, found.quarantined) == (1, 1)
+    assert list(found.reasons) == ["row: was cut off before its last cell; nobody was told that it is stored"]

@@ -95,7 +95,7 @@ def test_rows_are_told_by_reason_whatever_their_values(platform: Platform, clock
     ]
     facts = refused.overview(platform, Selection(field="pa"), 9).to_dict()
     assert [kind["rows"] for kind in facts["reasons"]] == [3, 2]
-    assert facts["reasons"][0]["example"]["payload"]["task_id"] == "t0"
+    assert facts["reasons"][0]["example"]["payload"]["task_id"] in {"t0", "t1", "t2"}
 
 
 def test_status_and_doctor_mention_what_was_refused_lately(
@@ -283,7 +283,7 @@ def test_two_columns_of_a_worker_can_be_swapped(local: Platform) -> None:
 def test_a_row_that_may_have_been_sent_again_is_left_to_people(
     new_platform: PlatformMaker, database_url: str, clock: FakeClock
 ) -> None:
-    """Without ids and instants nothing tells a second report from the next try; other rows of the task are not touched."""
+    """Without ids and instants nothing tells a second report from the next try; other rows are tried."""
     narrow = new_platform(database_url)
     _send(narrow, GOOD | {"task_id": "a", "pa": 500}, GOOD | {"task_id": "b", "pa": 500, "timestamp": clock()})
     _send(narrow, GOOD | {"task_id": "c", "pa": 500}, GOOD | {"task_id": "d", "pa": 500, "attempt": 2})

@@ -82,7 +82,7 @@ def test_the_same_bad_row_of_a_source_is_one_row(database: Database) -> None:
 def test_two_who_refuse_the_same_rows_in_opposite_order_both_succeed(database: Database) -> None:
     """Neither waits for the other while holding what that one waits for."""
     raws = [({"task_id": f"t{number}"}, BAD) for number in range(300)]
-    begin, faults = threading.Barrier(2), []
+    begin, faults = threading.Barrier(2, timeout=30), []
 
     def work(rows: list[Any]) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import select
 
-from retrain_assets.core.dataset import Snapshot, Week, WeekCalendar
+from retrain_assets.core.dataset import ContentHash, Snapshot, Week, WeekCalendar
 from retrain_assets.core.outcomes import DecisionRecord
 from retrain_assets.errors import StoreUnavailable
 from retrain_assets.settings import Config
@@ -240,6 +242,40 @@ def test_a_snapshot_that_fails_leaves_no_file_and_no_row(
         assert connection.execute(select(tables.snapshots.c.content_hash)).all() == []
         assert connection.exec_driver_sql("PRAGMA cache_size").scalar_one() == -2000
     assert _take(sqlite_database, tmp_path).content_hash == FROZEN
+
+
+def test_a_fault_between_two_batches_ends_reading_and_writing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever side it is on: the folder is named, nothing is left behind, and the next try is whole."""
+    _fill(database)
+    monkeypatch.setattr(snapshot_files, "BATCH", 10)
+
+    def fail(*_: object) -> Any:  # noqa: ANN401  (nothing comes back)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ContentHash, "update", fail)
+        with pytest.raises(StoreUnavailable, match="No space left on device; free space or rights, then try again"):
+            _take(database, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(week_rows, "originals", fail)
+        with pytest.raises(StoreUnavailable, match="No space left on device"):
+            _take(database, tmp_path)
+    assert not [path for path in (tmp_path / "snapshots").rglob("*") if path.is_file()]
+    assert _take(database, tmp_path).content_hash == FROZEN
+
+
+def test_drafts_of_killed_processes_go_after_a_day_and_others_stay(sqlite_database: Database, tmp_path: Path) -> None:
+    """A process that still writes keeps its file."""
+    folder = tmp_path / "snapshots" / WEEK.key
+    folder.mkdir(parents=True)
+    for name, age_s in ((".draft.1.old", 86_500), (".draft.2.running", 80_000), ("named.parquet", 999_999)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    snapshot = _take(sqlite_database, tmp_path)
+    expected = {".draft.2.running", "named.parquet", f"{snapshot.content_hash}.parquet"}
+    assert {path.name for path in folder.iterdir()} == expected
 
 
 def test_an_intact_file_is_left_alone(sqlite_database: Database, tmp_path: Path) -> None:

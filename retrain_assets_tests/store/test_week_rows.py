@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.json import encode as json_of
 
 from retrain_assets.core.outcomes import DecisionRecord
+from retrain_assets.errors import StoreUnavailable
 from retrain_assets.settings import Config
 from retrain_assets.store import decisions, week_rows
 from retrain_assets.store.collector import FeedbackCollector
@@ -209,6 +214,75 @@ def test_the_same_action_in_another_case_is_the_decided_one(database: Database) 
     _tell(database, task_id="task-d1", decision_id="d1", action_attempted="comment")
     (row,), facts = _read(database)
     assert (row["action"], row["propensity"], facts["other_action"]) == ("Comment", 0.98, 0)
+
+
+def test_a_reading_that_breaks_off_is_an_error_worth_a_retry(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the middle of a week, where rows come straight from the driver: half a week must not pass for one."""
+    _decide(sqlite_database, *(_decision(f"d{n}", START + n * MINUTE) for n in range(9)))
+    monkeypatch.setattr(week_rows, "FETCH", 2)
+
+    def read() -> None:
+        with sqlite_database.read() as connection:
+            rows = week_rows.stream(connection, START, START + timedelta(days=7), EVERYTHING)
+            next(rows)
+            driver: Any = connection.connection.driver_connection
+            driver.interrupt()
+            list(rows)
+
+    with pytest.raises(StoreUnavailable, match="the database cannot be used now: interrupted"):
+        read()
+    assert len(_week(sqlite_database)) == 9
+
+
+# ---------------------------------------------------------------------------------------------- stored features
+
+_NUMBERS = st.none() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+_TEXTS = (
+    st.none() | st.sampled_from(["blog", " Füße ", "n/a", "", "a-0,b", "a\nb"]) | st.text(st.characters(codec="utf-8"))
+)
+_FITTING = st.fixed_dictionaries(
+    {},
+    optional={
+        "pa": _NUMBERS,
+        "url_path_depth": st.none() | st.integers(-3, 9) | st.sampled_from([2.0, 2.5, -0.0]),
+        "site_type": _TEXTS,
+        "https_enabled": st.none() | st.booleans(),
+        "unknown": st.none() | st.lists(st.integers()) | st.text(max_size=3),
+    },
+)
+_ODD = st.sampled_from(
+    [{"pa": "12.5"}, {"site_type": 7}, {"https_enabled": "yes"}, {"pa": True, "url_path_depth": "4"}]
+)
+_PAIRS = st.lists(
+    st.tuples(_FITTING, st.none()) | st.tuples(st.none(), _FITTING) | st.tuples(_FITTING, _FITTING),
+    min_size=1,
+    max_size=6,
+)
+
+
+def _features(pairs: Sequence[tuple[Any, Any]]) -> list[list[bytes]]:
+    """Each feature's column as Arrow holds it, so that 0.0 and -0.0 are two."""
+    decided, told = ([None if v is None else json_of(v).decode() for v in side] for side in zip(*pairs, strict=True))
+    columns = WeekColumns(Config().schema)._features.columns(decided, told, [None] * len(pairs))
+    return [[repr(value).encode() for value in column.to_pylist()] for column in columns.values()]
+
+
+@given(_PAIRS, _ODD)
+def test_a_row_is_read_alike_whatever_rows_stand_beside_it(
+    pairs: list[tuple[dict[str, Any] | None, dict[str, Any] | None]], odd: dict[str, Any]
+) -> None:
+    """A batch that fits the schema is read in one go, and one with a row that does not fit row by row."""
+    alone = _features(pairs)
+    assert alone == [column[:-1] for column in _features([*pairs, (odd, None)])]
+
+
+@pytest.mark.parametrize("stored", ['{"pa": -0}', '{"pa":-0,"da":1}', '{"pa":1,"pa":0}', '{\n"pa" :\n0}', '{"pa":0}  '])
+def test_features_in_another_spelling_are_the_same_features(stored: str) -> None:
+    """Whoever filled the database by hand: a signed zero that is whole is 0.0, and of two values the last counts."""
+    columns = WeekColumns(Config().schema)._features.columns([stored, None], [None, "{}"], [None, None])
+    assert [repr(value) for value in columns["pa"].to_pylist()] == ["0.0", "None"]
 
 
 # -------------------------------------------------------------------------------------------------------- corrections
