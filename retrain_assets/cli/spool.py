@@ -96,4 +96,4 @@ def _tell(facts: dict[str, Any]) -> None:
     if facts["refused_files"]:
         output.say(f"{facts['refused_files']:,} files were set aside as *.refused; the log says why.")
     if facts["foreign_files"]:
-        output.say(f"{facts['foreign_files']:,} files are of another database or of a newer version, and wait for that.")
+        output.say(f"{facts['foreign_files']:,} files of another database or a newer version wait for that.")

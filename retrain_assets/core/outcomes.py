@@ -295,7 +295,7 @@ def _execution_time_s(get: _Get) -> float | None:
 
 def _occurred_at(get: _Get, now: datetime) -> datetime:
     given = get("timestamp")
-    if given is None or is_absent(given):
+    if given is None or (given.__class__ is not datetime and is_absent(given)):
         given = first_of(get, "occurred_at")
         if given is None:
             return now

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy.exc import DBAPIError
 
 from retrain_assets.core.outcomes import OutcomeRules, Receipt
-from retrain_assets.errors import ConfigError, RetrainError, StoreOutdated
+from retrain_assets.errors import ConfigError, RetrainError, StoreOutdated, StoreUnavailable
 from retrain_assets.settings import Config, load_settings
 from retrain_assets.store import outcomes, published, schema
 from retrain_assets.store.database import Database
@@ -39,6 +39,9 @@ CLOSE_S = 10.0
 
 DEADLOCKS = 3
 """How often a batch is tried again that the server ended because another one waited for it, and it for that one."""
+
+DEADLOCK_REST_S = 0.05
+"""How long the other one gets to take what it waited for; doubled with each time."""
 
 SOURCE = "collector"
 CSV_SCHEME = "csv://"
@@ -312,13 +315,13 @@ class FeedbackCollector:
             raise outdated from error
 
     def _append(self, database: Database, batch: Sequence[Mapping[str, Any]], now: datetime) -> list[Receipt]:
-        for _ in range(DEADLOCKS):
+        for attempt in range(DEADLOCKS):
             try:
                 return self._append_once(database, batch, now)
             except StoreUnavailable as error:
-                # Two who hold what the other waits for: the server ended one of them, and the way is free now.
                 if not is_deadlock(error):
                     raise
+            time.sleep(DEADLOCK_REST_S * 2**attempt)
         return self._append_once(database, batch, now)
 
     def _append_once(self, database: Database, batch: Sequence[Mapping[str, Any]], now: datetime) -> list[Receipt]:

@@ -147,12 +147,16 @@ class SpooledStore:
             The database can never take it as it is.
         """
         until = time.monotonic() + (timeout_s or 0.0)
+        reason = "there was no time for more"
         while True:
             try:
-                _, is_elsewhere = self._bring(float("inf") if timeout_s is None else until)
+                told, is_elsewhere = self._bring(float("inf") if timeout_s is None else until)
                 if not self.spool.waiting():
                     return
-                reason = "another process is delivering it" if is_elsewhere else "there was no time for more"
+                if is_elsewhere:
+                    reason = "another process is delivering it"
+                elif told:
+                    reason = "there was no time for more"
             except StoreUnavailable as error:
                 reason = str(error)
             if time.monotonic() >= until:
@@ -295,6 +299,6 @@ def _stamped(
     row = {**raw, "timestamp": occurred_at, "outcome_id": outcome_id}
     status = "duplicate" if outcome_id in known else "accepted"
     if (task := known.setdefault(outcome_id, task_id)) != task_id:
-        error = outcomes.of_another_task(outcome_id, task)
-        return row, Receipt(outcome_id, "quarantined", f"{error.message}; {KEPT}", error.field, is_spooled=True)
+        foreign = outcomes.of_another_task(outcome_id, task)
+        return row, Receipt(outcome_id, "quarantined", f"{foreign.message}; {KEPT}", foreign.field, is_spooled=True)
     return row, Receipt(outcome_id, status, KEPT, is_spooled=True)

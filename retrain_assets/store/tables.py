@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Connection,
     DateTime,
     Dialect,
     Float,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    event,
     text,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -73,6 +75,18 @@ metadata = MetaData(
     }
 )
 
+
+@event.listens_for(metadata, "before_create")
+def _partial_on_a_server(target: MetaData, connection: Connection, **_: Any) -> None:  # noqa: ANN401
+    """Give an index of some rows the same condition on PostgreSQL.
+
+    Said where the index is defined it would load that dialect into every worker: 30 ms, also for SQLite.
+    """
+    if connection.dialect.name == "postgresql":
+        for index in (index for table in target.tables.values() for index in table.indexes):
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+
+
 decisions = Table(
     "decisions",
     metadata,
@@ -105,7 +119,6 @@ decisions = Table(
         "ix_decisions_late",
         "received_at",
         sqlite_where=text("received_at IS NOT NULL"),
-        postgresql_where=text("received_at IS NOT NULL"),
     ),
 )
 
@@ -234,14 +247,12 @@ model_versions = Table(
         "status",
         unique=True,
         sqlite_where=text("status = 'production'"),
-        postgresql_where=text("status = 'production'"),
     ),
     Index(
         "uq_model_versions_one_canary",
         "status",
         unique=True,
         sqlite_where=text("status = 'canary'"),
-        postgresql_where=text("status = 'canary'"),
     ),
     Index(None, "week"),
 )
@@ -349,7 +360,6 @@ notification_outbox = Table(
         "ix_notification_outbox_undelivered",
         "id",
         sqlite_where=text("delivered_at IS NULL"),
-        postgresql_where=text("delivered_at IS NULL"),
     ),
     sqlite_autoincrement=True,
 )

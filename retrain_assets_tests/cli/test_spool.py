@@ -13,7 +13,7 @@ from retrain_assets.store import outcomes
 from retrain_assets.store.database import Database
 from retrain_assets.store.spool import Spool, name_of
 
-FACTS = {"spool_dir", "waiting_rows", "waiting_files", "refused_files", "bytes", "oldest_at"}
+FACTS = {"spool_dir", "waiting_rows", "waiting_files", "refused_files", "foreign_files", "bytes", "oldest_at"}
 ROW = {"action_attempted": "comment", "result": True, "timestamp": "2026-01-05T12:00:00+00:00"}
 
 
@@ -77,21 +77,35 @@ def test_a_database_that_is_away_is_exit_code_3_and_everything_goes_on_waiting(
     assert retrain("spool", "status", "--json").json["waiting_rows"] == 1
 
 
-def test_files_of_another_database_are_set_aside_unless_it_has_moved(
+def test_files_of_another_database_are_left_alone_unless_it_has_moved(
     made: Platform,
     config: Path,
     retrain: Any,  # noqa: ANN401
     tmp_path: Path,
 ) -> None:
-    """The exit code says that something was refused; `--moved` takes what was meant for the old address."""
+    """They may be those of a problem that shares the folder; `--moved` takes what was meant for the old address."""
     left = tmp_path / "left"
     _leave(config, left, "a", url="postgresql://old.example/x")
-    refused = retrain("spool", "deliver", str(left), "--json")
-    assert (refused.code, refused.json["refused_files"], refused.json["delivered_rows"]) == (1, 1, 0)
-    assert "set aside" in retrain("spool", "status", str(left)).out
+    passed = retrain("spool", "deliver", str(left), "--json")
+    assert (passed.code, passed.json["foreign_files"], passed.json["delivered_rows"]) == (0, 1, 0)
+    assert "1 files of another database" in retrain("spool", "status", str(left)).out
     _leave(config, left, "b", url="postgresql://old.example/x")
     moved = retrain("spool", "deliver", str(left), "--moved", "--json")
-    assert (moved.code, moved.json["accepted"], moved.json["refused_files"]) == (0, 1, 1)
+    assert (moved.code, moved.json["accepted"], moved.json["foreign_files"]) == (0, 2, 0)
+
+
+def test_a_damaged_file_is_set_aside_and_the_exit_code_says_so(
+    made: Platform,
+    config: Path,
+    retrain: Any,  # noqa: ANN401
+    folder: Path,
+) -> None:
+    """The others are delivered."""
+    _leave(config, folder, "a")
+    (folder / "0-damaged.jsonl").write_text("dear diary", encoding="utf-8")
+    told = retrain("spool", "deliver", "--json")
+    assert (told.code, told.json["refused_files"], told.json["accepted"]) == (1, 1, 1)
+    assert "set aside" in retrain("spool", "status").out
 
 
 def test_a_folder_must_be_known_and_there(retrain: Any, tmp_path: Path) -> None:  # noqa: ANN401

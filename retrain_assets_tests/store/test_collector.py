@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -177,6 +178,23 @@ def test_a_duplicate_that_says_something_else_is_told_how_to_correct(database: D
     assert (opposite.field, other.field) == ("result", "action_attempted")
     assert str(other.reason).startswith("known with another action_attempted: comment")
     assert [row["result"] for row in _stored(database)] == ["success"]
+
+
+def test_an_outcome_under_the_id_of_another_tasks_outcome_is_no_duplicate_of_it(database: Database) -> None:
+    """Two tasks that name one decision have one derived id: the second row is kept for a person, with what to do."""
+    collector = _collector(database)
+    told = GOOD | {"task_id": "mine", "decision_id": "d1"}
+    batch = [told, told | {"task_id": "theirs"}, told | {"attempt": 2}, GOOD | {"decision_id": "d2"}]
+    receipts = collector.append_outcomes(batch)
+    assert [r.status for r in receipts] == ["accepted", "quarantined", "duplicate", "accepted"]
+    reason = "'d-d1' is the id of an outcome of task 'mine'; send an outcome_id of its own, or the right decision_id"
+    assert (receipts[1].outcome_id, receipts[1].field, receipts[1].reason) == ("d-d1", "outcome_id", reason)
+    again = collector.append_outcomes([told | {"task_id": "theirs"}])[0]
+    assert (again.status, again.reason) == ("quarantined", reason)
+    (refused,) = _quarantined(database)
+    assert (refused["field"], refused["reason"]) == ("outcome_id", reason)
+    assert json.loads(refused["payload"])["task_id"] == "theirs"
+    assert [row["task_id"] for row in _stored(database)] == ["mine", "good"]
 
 
 def test_a_row_that_is_none_does_not_cost_the_others(database: Database) -> None:
@@ -384,12 +402,27 @@ def test_a_configuration_says_where_outcomes_go(tmp_path: Path, home: Path, bloc
     assert (home / "backlinks" / made).is_file()
 
 
-def test_a_url_with_a_typo_makes_no_folders(tmp_path: Path) -> None:
-    """A new file is made only beside something that is there already."""
-    collector = FeedbackCollector(f"sqlite:///{tmp_path}/misspelt/retrain.db")
-    with pytest.raises(StoreUnavailable, match=r"the folder .*misspelt of the database retrain.db does not exist"):
-        collector.append_outcome(task_id="t", action_attempted="comment", result=True)
-    assert list(tmp_path.iterdir()) == []
+def test_the_first_append_makes_the_file_with_its_folders_and_no_later_one_does(tmp_path: Path) -> None:
+    """The first outcome just works; a file that vanished later is to be brought back, not replaced by an empty one."""
+    file = tmp_path / "new" / "folders" / "retrain.db"
+    with FeedbackCollector(f"sqlite:///{file}") as collector:
+        assert list(tmp_path.iterdir()) == []
+        assert collector.append_outcome(task_id="t", action_attempted="comment", result=True).status == "accepted"
+        assert file.is_file()
+        shutil.rmtree(tmp_path / "new")
+        with pytest.raises(StoreUnavailable, match="there is no database at"):
+            collector.append_outcome(task_id="t", action_attempted="comment", result=True)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true"],
+)
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    """It would answer `accepted`, and forget every outcome."""
+    with pytest.raises(ConfigError, match="it lies in memory, and its outcomes would be gone"):
+        FeedbackCollector(url)
 
 
 def test_a_worker_starts_light() -> None:
@@ -397,8 +430,9 @@ def test_a_worker_starts_light() -> None:
     code = """
 import sys
 from retrain_assets import FeedbackCollector
-FeedbackCollector("sqlite:///:memory:")
-heavy = {"dagster", "pandas", "sklearn", "numpy", "alembic", "psycopg", "retrain_assets.store.csv_outcomes"}
+FeedbackCollector("sqlite:///retrain.db")
+heavy = {"dagster", "pandas", "sklearn", "numpy", "alembic", "psycopg", "sqlalchemy.dialects.postgresql"}
+heavy.add("retrain_assets.store.csv_outcomes")
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

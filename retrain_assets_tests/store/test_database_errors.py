@@ -6,7 +6,9 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from retrain_assets.core.outcomes import Receipt
 from retrain_assets.errors import ConfigError, StoreOutdated, StoreUnavailable
 from retrain_assets.settings import Config
 from retrain_assets.store import database as databases
-from retrain_assets.store import outcomes, schema
+from retrain_assets.store import outcomes, published, schema
 from retrain_assets.store.collector import FeedbackCollector
 from retrain_assets.store.database import Database
 from retrain_assets.store.database_errors import commit_translated, masked, translated
@@ -173,6 +175,54 @@ def test_an_append_whose_answer_was_lost_is_a_duplicate_when_it_is_sent_again(
     assert _count(database) == 1
 
 
+def test_batches_that_wait_for_each_other_are_both_stored(postgresql_url: str) -> None:
+    """Two workers send the same outcomes in opposite order: the server ends one of them, which then tries again."""
+    database = Database(postgresql_url)
+    schema.migrate(database)
+    collector, other = _collector(database), FeedbackCollector(postgresql_url, config=Config())
+    assert other.append_outcomes([ROW | {"decision_id": "before"}])[0].status == "accepted"
+    pair = [ROW | {"decision_id": name} for name in ("a", "b")]
+    rules, now = other.rules, datetime.now(tz=UTC)
+    with psycopg.connect(_admin(postgresql_url), autocommit=True) as admin, ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            connection.exec_driver_sql("SET LOCAL deadlock_timeout = '60s'")  # so it is the collector that is ended
+            outcomes.append(connection, pair[1:], rules, now, "test")
+            waiting = pool.submit(collector.append_outcomes, pair)
+            query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+            while admin.execute(query, [database.engine.url.database]).fetchone() == (0,):
+                assert not waiting.done()
+            outcomes.append(connection, pair[:1], rules, now, "test")
+        assert [receipt.status for receipt in waiting.result()] == ["duplicate", "duplicate"]
+    assert _count(database) == 3
+
+
+def test_a_worker_needs_the_rights_that_the_page_names_and_no_others(postgresql_url: str) -> None:
+    """The GRANT statements of the how-to, word for word, are enough to report, to be refused and to repeat."""
+    database = Database(postgresql_url)
+    schema.migrate(database)
+    page = Path(__file__).parents[2].joinpath("docs", "how-to", "workers.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    role = f"worker_{database.engine.url.database}"
+    statements = [line for line in re.sub(r"\bworker\b", role, block).split(";") if line.strip()]
+    try:
+        with database.write() as connection:
+            published.publish(connection, Config(), datetime.now(tz=UTC))
+            connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        with FeedbackCollector(postgresql_url.replace("postgres:@", f"{role}:@")) as collector:
+            receipts = collector.append_outcomes([ROW, ROW | {"result": "perhaps"}, ROW, ROW | {"task_id": "other"}])
+            assert [r.status for r in receipts] == ["accepted", "quarantined", "duplicate", "quarantined"]
+            assert collector.append_outcomes([ROW])[0].status == "duplicate"
+        with pytest.raises(ConfigError, match="permission denied"), database.write() as connection:  # noqa: PT012
+            connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
+            connection.exec_driver_sql("DELETE FROM outcomes")
+    finally:
+        with database.write() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
 def test_a_database_that_was_dropped_is_no_matter_of_patience(postgresql_url: str) -> None:
     """Its name is refused from then on: a person has to bring it back or correct the address."""
     database = Database(postgresql_url)
@@ -244,10 +294,36 @@ def test_a_pool_that_is_used_up_is_worth_a_retry(sqlite_database: Database, monk
 def test_a_password_is_never_shown() -> None:
     """Also not that of a URL that cannot be read."""
     assert masked("postgres://me:p@ss:w@host/x") == "postgres://me:***@host/x"
-    assert masked("sqlite:///outcomes.db") == "sqlite:///outcomes.db"
-    with pytest.raises(ConfigError, match=r"\*\*\*@host") as caught:
-        Database("oops://me:s3cret@host/x")
+    for whole in ("sqlite:///outcomes.db", "sqlite:////data/a:b.db", "postgresql://me@host:5432/x?sslmode=require"):
+        assert masked(whole) == whole
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "oops://me:s3cret@host/x",
+        "postgresql:/me:s3cret@host/x",
+        "postgresql//me:s3cret@host/x",
+        "me:s3cret@host/x",
+        "me:p@s3cret@host/x",
+        "postgresql://me:p@s3cret@host/x",
+        "oops://me:/s3cret@host/x",
+        "postgresql://me:s3cret@host:fivefourthreetwo/x",
+        "oops://host/x?password=s3cret&sslmode=require",
+        "oops://host/x?sslmode=require&sslpassword=p@s3cret",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_without_its_password(url: str) -> None:
+    """It goes to logs and terminals; what is wrong with it can still be seen."""
+    with pytest.raises(ConfigError, match=r"database URL .*\*\*\*.*") as caught:
+        Database(url)
     assert "s3cret" not in str(caught.value)
+    assert "host" in str(caught.value)
+
+
+def test_a_database_is_named_without_the_password_of_its_query() -> None:
+    """Every message that names the place would show it."""
+    assert Database("postgresql://me@host/x?password=s3cret").place == "postgresql://me@host/x?password=***"
 
 
 def test_many_threads_share_a_collector(database: Database) -> None:

@@ -132,21 +132,24 @@ def test_a_commit_whose_answer_was_lost_is_not_doubled_by_the_spool(
 
 
 def test_rows_that_do_not_fit_are_refused_at_the_delivery_as_they_came(world: World) -> None:
-    """The receipt says so at once; quarantine gets field, reason and the row with the values that it had."""
+    """The receipt says so at once; quarantine gets field, reason and the row with the values that it had.
+
+    The id of a refused row, or of another task's, is not taken: the good row that has it is accepted, no duplicate.
+    """
     world.is_away = True
-    bad = ROW | {"task_id": "bad", "pa": float("inf"), "notes": b"x"}
-    receipts = world.collector.append_outcomes([bad, ROW | {"task_id": "good"}, ROW | {"task_id": "good"}])
-    assert [(r.status, r.is_spooled) for r in receipts] == [
-        ("quarantined", True),
-        ("accepted", True),
-        ("duplicate", True),
-    ]
+    bad = ROW | {"task_id": "bad", "pa": float("inf"), "notes": b"x", "outcome_id": "o1"}
+    good = ROW | {"task_id": "good", "outcome_id": "o1"}
+    receipts = world.collector.append_outcomes([bad, good, good, good | {"task_id": "other"}])
+    assert all(receipt.is_spooled for receipt in receipts)
+    assert [r.status for r in receipts] == ["quarantined", "accepted", "duplicate", "quarantined"]
     assert (receipts[0].field, receipts[0].reason) == ("pa", f"inf is not finite; {KEPT}")
+    assert str(receipts[3].reason).startswith("'o1' is the id of an outcome of task 'good'")
     world.is_away = False
     world.collector.flush()
     assert world.stored() == ["good"]
     with world.database.read() as connection:
-        (row,) = connection.execute(select(tables.quarantine))
+        row, foreign = connection.execute(select(tables.quarantine).order_by("id"))
+    assert (foreign.field, '"task_id":"other"' in foreign.payload) == ("outcome_id", True)
     assert (row.field, row.reason, row.source) == ("pa", "inf is not finite", "collector")
     assert payloads.decode(row.payload).values == bad | {"timestamp": world.clock().isoformat()}
 
@@ -262,6 +265,18 @@ def test_flush_delivers_all_or_says_that_something_waits(sqlite_world: World, mo
     assert (world.stored(), world.files()) == (list("abcde"), [])
 
 
+def test_a_flush_that_runs_out_of_time_says_so(sqlite_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is delivering, and the database answers; there was only too little time."""
+    world = sqlite_world
+    world.is_away = True
+    world.append("a")
+    world.is_away = False
+    with pytest.raises(StoreUnavailable, match=r"still wait in .*: there was no time for more"):
+        world.collector.flush(0.0)
+    world.collector.flush()
+    assert world.stored() == ["a"]
+
+
 def test_closing_tries_once_and_leaves_the_rest_for_the_next_process(
     sqlite_world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,7 +299,7 @@ def test_closing_tries_once_and_leaves_the_rest_for_the_next_process(
 def test_what_can_never_be_delivered_is_set_aside_and_blocks_nothing(
     sqlite_world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another database's file, a later format, a text, half a file: kept under another name, with the reason logged."""
+    """Half a file, a text, a format that never was: kept under another name, with the reason logged."""
     world = sqlite_world
     world.is_away = True
     world.append("a")
@@ -292,8 +307,7 @@ def test_what_can_never_be_delivered_is_set_aside_and_blocks_nothing(
     whole = (world.folder / name).read_text(encoding="utf-8")
     header, row = whole.splitlines()
     broken = {
-        "0-other.jsonl": json.dumps(json.loads(header) | {"database": "sqlite:////other.db"}) + f"\n{row}\n",
-        "1-later.jsonl": json.dumps(json.loads(header) | {"format": 2}) + f"\n{row}\n",
+        "1-format.jsonl": json.dumps(json.loads(header) | {"format": "x"}) + f"\n{row}\n",
         "2-half.jsonl": whole[:-30],
         "3-text.jsonl": "dear diary",
         "4-bytes.jsonl": "\xff",
@@ -306,11 +320,65 @@ def test_what_can_never_be_delivered_is_set_aside_and_blocks_nothing(
         world.collector.flush()
     assert world.stored() == ["a"]
     assert world.files() == [f"{place}.refused" for place in broken]
-    assert (world.folder / "0-other.jsonl.refused").read_text(encoding="utf-8") == broken["0-other.jsonl"]
-    for reason in ("belongs to sqlite:////other.db", "has format 2", "not whole", "is no spool file", "is not text"):
+    assert (world.folder / "2-half.jsonl.refused").read_text(encoding="utf-8") == broken["2-half.jsonl"]
+    for reason in ("has format x", "not whole", "is no spool file", "is not text"):
         assert reason in caplog.text
     status = Spool(world.folder, None).status()
-    assert (status.waiting_files, status.waiting_rows, status.refused_files) == (0, 0, 6)
+    assert (status.waiting_files, status.waiting_rows, status.refused_files) == (0, 0, 5)
+
+
+def test_databases_and_versions_that_share_a_folder_leave_each_others_files_alone(
+    sqlite_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another problem's worker lives, and will deliver them: they are told once, and are in nobody's way."""
+    world = sqlite_world
+    world.is_away = True
+    world.append("a")
+    header, row = (world.folder / world.files()[0]).read_text(encoding="utf-8").splitlines()
+    foreign = {"0-other.jsonl": {"database": "sqlite:////other.db"}, "1-later.jsonl": {"format": 2}}
+    for name, change in foreign.items():
+        (world.folder / name).write_text(json.dumps(json.loads(header) | change) + f"\n{row}\n", encoding="utf-8")
+    status = Spool(world.folder, name_of(world.database.url)).status()
+    assert (status.waiting_files, status.waiting_rows, status.foreign_files) == (1, 1, 2)
+    world.is_away = False
+    world.collector.flush()
+    for second in range(100, 400, 100):
+        world.seconds = float(second)
+        assert not world.append(str(second))[0].is_spooled
+    assert world.stored() == ["a", "100", "200", "300"]
+    assert world.files() == list(foreign)
+    assert caplog.text.count("is left alone by this process") == 2
+    assert "belongs to sqlite:////other.db" in caplog.text
+    assert "has format 2, this version reads 1; upgrade this machine" in caplog.text
+
+
+@pytest.mark.parametrize("forbidden", ["rename", "read_bytes", "unlink"])
+def test_a_file_that_this_user_may_not_touch_is_passed_over(
+    sqlite_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, forbidden: str
+) -> None:
+    """A folder shared by several users: what is new goes to the database that answers, and the log says it once."""
+    world = sqlite_world
+    world.is_away = True
+    world.append("a")
+    poison = world.folder / "0-poison.jsonl"
+    content = "dear diary" if forbidden == "rename" else (world.folder / world.files()[0]).read_text(encoding="utf-8")
+    poison.write_text(content, encoding="utf-8")
+    allowed = getattr(Path, forbidden)
+
+    def refused(path: Path, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401
+        if path == poison:
+            raise PermissionError(1, "Operation not permitted")
+        return allowed(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, forbidden, refused)
+    world.is_away = False
+    world.collector.flush()
+    for second in range(100, 400, 100):
+        world.seconds = float(second)
+        assert not world.append(str(second))[0].is_spooled
+    assert world.stored() == ["a", "100", "200", "300"]
+    assert world.files() == [poison.name]
+    assert caplog.text.count("Operation not permitted") == 1
 
 
 def test_a_file_that_breaks_the_insert_does_not_hold_up_the_others(
@@ -347,9 +415,31 @@ def test_whatever_a_worker_reports_comes_out_of_the_spool_as_it_went_in(tmp_path
         "timestamp": FakeClock().now(),
     }
     spool = Spool(tmp_path, "db")
-    path = spool.keep([row, {}])
+    quoted = {"task_id": "'t1'", "action_attempted": "'comment'"}
+    cut = {"cut": True, "characters": 7, "head": "x"}
+    path = spool.keep([row, {}, quoted, cut])
     read = spool.read(path)
-    assert read == [row | {"timestamp": FakeClock().now().isoformat()}, {}]
+    assert read == [row | {"timestamp": FakeClock().now().isoformat()}, {}, quoted, cut]
+
+
+def test_the_folders_of_a_new_spool_are_durable_before_the_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in a folder whose own name a power cut takes away is lost, too: every new name's folder is synced."""
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    spool = Spool(tmp_path / "new" / "spool", None)
+    file = spool.keep([ROW])
+    assert [path for path in synced if path.is_dir()] == [tmp_path, tmp_path / "new", tmp_path / "new" / "spool"]
+    synced.clear()
+    spool.keep([ROW])
+    assert [path for path in synced if path.is_dir()] == [file.parent]
 
 
 def test_names_sort_in_the_order_of_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,12 +457,14 @@ def test_names_sort_in_the_order_of_writing(tmp_path: Path, monkeypatch: pytest.
     [
         ("sqlite:////var/x.db", "sqlite:////var/x.db"),
         ("postgresql://me:s3cret@db.example:5433/x?sslmode=require", "postgresql://db.example:5433/x"),
-        ("postgresql+psycopg://you@db.example/x", "postgresql://db.example:/x"),
-        ("postgresql://me@/x?host=/run/pg", "postgresql:///run/pg:/x"),
+        ("postgresql+psycopg://you@DB.example/x", "postgresql://db.example:5432/x"),
+        ("postgresql://db.example:5432/x", "postgresql://db.example:5432/x"),
+        ("postgresql://me@/x?host=/run/Pg", "postgresql:///run/Pg:5432/x"),
+        ("postgresql:///x?host=a&host=B&port=1", "postgresql://a,b:1/x"),
     ],
 )
 def test_a_database_is_named_without_user_and_password(url: str, name: str) -> None:
-    """The name lies in every file of the spool; a new password does not make it another database."""
+    """The name lies in every file of the spool; a new password, or another way to write it, makes no other database."""
     assert name_of(url) == name
 
 
@@ -489,7 +581,7 @@ def test_a_worker_that_is_killed_while_it_spools_leaves_whole_batches(
     print(f"seed {seed}")
     folder = tmp_path / "spool"
     assert sqlite_database.file is not None
-    hidden = sqlite_database.file.parent / "none" / "retrain.db"  # a folder that is not there: the database is away
+    hidden = sqlite_database.file / "retrain.db"  # its folder is a file, and cannot be made: the database is away
     acknowledged: set[str] = set()
     for kill in range(4):
         arguments = [sys.executable, "-c", _SPOOLING, f"sqlite:///{hidden}", str(folder), f"k{kill}"]
