@@ -52,7 +52,7 @@ class ModelRegistry:
         problem_home: str | Path | None = None,
         clock: Callable[[], datetime] = system_clock,
     ) -> None:
-        self._database = Database(database_url)
+        self._database = Database(database_url, absent="refuse")
         self._url = database_url
         self._problem_home = Path(problem_home) if problem_home else None
         self._clock = clock

@@ -155,6 +155,8 @@ class DecisionEngine:
     ) -> DecisionEngine:
         database = Database(database_url)
         schema.create_if_empty(database)
+        # A file that vanishes from now on is to be brought back: an empty one in its place would take outcomes.
+        database.absent = "refuse"
         refresher = Refresher(database, clock or _utc_now, config=config, problem_home=home)
         return cls(refresher, clock=clock, seed=seed, start_refresh=start_refresh)
 

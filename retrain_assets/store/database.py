@@ -142,7 +142,7 @@ class Database:
     def _make_room(self, file: Path) -> None:
         """Decide about a file that is not there."""
         if self.absent == "refuse":
-            made = "`retrain doctor --fix` or the first import makes it"
+            made = "`retrain doctor --fix` or the first import makes it; if it was moved away, bring it back instead"
             raise StoreUnavailable(f"there is no database at {file} yet; {made}")
         try:
             make_folder(file.parent)

@@ -295,3 +295,18 @@ def test_no_decision_mixes_two_states_while_traffic_switches(seeded: SeededDatab
             thread.join()
     assert not failed
     assert not mixed
+
+
+def test_a_database_file_that_was_moved_away_is_not_replaced(seeded: SeededDatabase, engine: DecisionEngine) -> None:
+    """An empty file in its place would take the outcomes that workers report meanwhile; the last model goes on."""
+    file = seeded.database.file
+    assert file is not None
+    before = engine.decide(task_id="t1", features={}, log=False).model_version
+    file.rename(file.with_suffix(".moved"))
+    with pytest.raises(StoreUnavailable, match="there is no database at"):
+        engine.refresh()
+    assert not file.exists()
+    assert engine.decide(task_id="t2", features={}, log=False).model_version == before
+    file.with_suffix(".moved").rename(file)
+    engine.refresh()
+    assert engine.active_version == before
